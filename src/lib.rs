@@ -1,0 +1,2 @@
+//! llamapen: llama.cpp behind a supervisor (work in progress).
+pub mod model;
