@@ -1,0 +1,37 @@
+//! Compiles llama.cpp into the crate. This file only says in which order; each step is a file under `build/`.
+
+#[path = "build/bindings.rs"]
+mod bindings;
+#[path = "build/compile.rs"]
+mod compile;
+#[path = "build/cuda.rs"]
+mod cuda;
+#[path = "build/info.rs"]
+mod info;
+#[path = "build/sources.rs"]
+mod sources;
+#[path = "build/target.rs"]
+mod target;
+#[path = "build/vendor.rs"]
+mod vendor;
+
+fn main() {
+    if let Err(problem) = build() {
+        eprintln!("\nllamapen: {problem}\n");
+        std::process::exit(1);
+    }
+}
+
+fn build() -> Result<(), String> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
+    cuda::refuse()?;
+    let vendored = vendor::locate()?;
+    let target = target::Target::resolve()?;
+    let sources = sources::list(&vendored, &target)?;
+    let engine = compile::engine(&sources, &target)?;
+    bindings::shim(&sources)?;
+    bindings::generate()?;
+    info::write(&sources, &target, &engine)?;
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! The C++ shim: compiled, and its header turned into Rust declarations.
+
+use crate::compile;
+use crate::sources::Sources;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Compiles the shim. It is ours and small, so it is compiled per build, apart from the cached engine.
+pub fn shim(sources: &Sources) -> Result<(), String> {
+    for file in ["shim.h", "shim_guard.h", "shim.cpp", "shim_sampler.cpp"] {
+        println!("cargo::rerun-if-changed=src/native/{file}");
+    }
+    let mut build = compile::base(true);
+    build
+        .files(["src/native/shim.cpp", "src/native/shim_sampler.cpp"])
+        .includes(["include", "ggml/include", "src"].map(|dir| sources.llama_cpp.join(dir)))
+        .flag("-Wall")
+        .flag("-Wextra");
+    if std::env::var_os("CARGO_FEATURE_FAULT_INJECTION").is_some() {
+        build.define("LLAMAPEN_FAULT_INJECTION", None);
+    }
+    build.try_compile("llamapen_shim").map_err(|e| format!("compiling src/native/shim.cpp: {e}"))?;
+    println!("cargo::rustc-link-lib=static=llamapen_shim");
+    compile::link_engine();
+    Ok(())
+}
+
+pub fn generate() -> Result<(), String> {
+    println!("cargo::rerun-if-env-changed=LIBCLANG_PATH");
+    find_libclang()?;
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo"));
+    let mut builder = bindgen::Builder::default()
+        .header("src/native/shim.h")
+        .allowlist_item("(lp|LP)_.*")
+        .prepend_enum_name(false)
+        .generate_comments(true)
+        .layout_tests(false)
+        .use_core()
+        .formatter(bindgen::Formatter::None);
+    // A libclang from a Python package brings no builtin headers (stddef.h and the like): gcc's serve.
+    if let Some(dir) = gcc_include() {
+        builder = builder.clang_args(["-isystem", &dir]);
+    }
+    let bindings = builder.generate().map_err(|e| format!("bindgen could not read src/native/shim.h: {e}"))?;
+    bindings.write_to_file(out.join("bindings.rs")).map_err(|e| format!("cannot write the bindings: {e}"))
+}
+
+fn gcc_include() -> Option<String> {
+    let output = Command::new("cc").arg("-print-file-name=include").output().ok()?;
+    let dir = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Path::new(&dir).is_absolute().then_some(dir)
+}
+
+/// bindgen loads libclang at run time. Where the system has none, the one in the project's private Python
+/// environment serves; where there is none at all, say what to do instead of panicking.
+fn find_libclang() -> Result<(), String> {
+    if std::env::var_os("LIBCLANG_PATH").is_some() {
+        return Ok(());
+    }
+    let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
+    for lib in [".venv/lib", ".venv/lib64"] {
+        let Ok(pythons) = std::fs::read_dir(root.join(lib)) else { continue };
+        for python in pythons.flatten() {
+            let dir = python.path().join("site-packages/clang/native");
+            if dir.join("libclang.so").is_file() {
+                // SAFETY: build scripts run this before any other thread of theirs reads the environment.
+                unsafe { std::env::set_var("LIBCLANG_PATH", dir) };
+                return Ok(());
+            }
+        }
+    }
+    bindgen_can_load().map_err(|why| {
+        format!(
+            "bindgen needs libclang, and none was found ({why}).\n\
+             Any one of these gives it:\n  make deps                       (a private copy, no root needed)\n  \
+             apt-get install libclang-dev    (Debian, Ubuntu)\n  \
+             LIBCLANG_PATH=/folder/of/libclang.so"
+        )
+    })
+}
+
+fn bindgen_can_load() -> Result<(), String> {
+    let version = std::panic::catch_unwind(bindgen::clang_version);
+    version.map(drop).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+        text.lines().next().unwrap_or("no reason given").to_owned()
+    })
+}

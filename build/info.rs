@@ -1,0 +1,38 @@
+//! What was built: constants that `llamapen::build_info()` returns.
+
+use crate::compile::Engine;
+use crate::sources::Sources;
+use crate::target::Target;
+use std::path::PathBuf;
+
+pub fn write(sources: &Sources, target: &Target, engine: &Engine) -> Result<(), String> {
+    let features: Vec<_> = [("CARGO_FEATURE_CUDA", "cuda"), ("CARGO_FEATURE_FAULT_INJECTION", "fault-injection")]
+        .iter()
+        .filter(|(var, _)| std::env::var_os(var).is_some())
+        .map(|(_, name)| *name)
+        .collect();
+    let triple = std::env::var("TARGET").map_err(|_| "TARGET is not set")?;
+    let cpu_features: Vec<_> = target
+        .macros
+        .lines()
+        .filter_map(|l| l.strip_prefix("#define __")?.strip_suffix("__ 1"))
+        .filter(|m| ["AVX", "FMA", "F16C", "BMI", "SSE", "AMX", "ARM_FEATURE"].iter().any(|p| m.starts_with(p)))
+        .collect();
+    let text = format!(
+        "pub const LLAMA_CPP_VERSION: &str = {:?};\npub const GGML_VERSION: &str = {:?};\n\
+         pub const COMMIT: Option<&str> = {:?};\npub const COMPILER: &str = {:?};\npub const FLAGS: &[&str] = &{:?};\n\
+         pub const FEATURES: &[&str] = &{features:?};\npub const TARGET: &str = {triple:?};\npub const TARGET_OS: &str = {:?};\n\
+         pub const TARGET_CPU: &str = {:?};\npub const CPU_FEATURES: &[&str] = &{:?};\npub const ENGINE_DIGEST: &str = {:?};\n",
+        sources.llama_version,
+        sources.ggml_version,
+        sources.commit,
+        target.compiler,
+        engine.flags,
+        target.os,
+        target.cpu,
+        cpu_features,
+        format!("sha256:{}", engine.digest),
+    );
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo"));
+    std::fs::write(out.join("build_info.rs"), text).map_err(|e| format!("cannot write the build information: {e}"))
+}

@@ -1,0 +1,209 @@
+// Implementation of shim.h over llama.h: models, vocabulary, templates, contexts. Samplers are in shim_sampler.cpp.
+#include "shim_guard.h"
+
+#include "ggml-cpu.h"
+#include "llama.h"
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+using llamapen::fail;
+using llamapen::guarded;
+
+// lp_model is llama_model under another name.
+static llama_model * native(lp_model * model) { return reinterpret_cast<llama_model *>(model); }
+static const llama_model * native(const lp_model * model) { return reinterpret_cast<const llama_model *>(model); }
+static const llama_vocab * vocab(const lp_model * model) { return llama_model_get_vocab(native(model)); }
+
+// A context, the threads that compute for it and the arrays that a batch points to.
+struct lp_context {
+    struct Free {
+        void operator()(llama_context * context) const { llama_free(context); }
+        void operator()(ggml_threadpool * pool) const { ggml_threadpool_free(pool); }
+    };
+    // Declared first, so destroyed last: the context uses the pool until it is gone.
+    std::unique_ptr<ggml_threadpool, Free> pool;
+    std::unique_ptr<llama_context, Free> context;
+    std::vector<int32_t> n_seq_id;
+    std::vector<llama_seq_id *> seq_id;
+};
+
+// How long ggml's idle compute threads poll for work before they sleep, of 0 to 100. A decode follows the last within
+// a fraction of a millisecond; an idle engine inside a host application must not burn its cores.
+static const uint32_t POLL_LEVEL = 1;
+
+static lp_log_fn log_sink = nullptr;
+
+LP_Status lp_backend_init(lp_log_fn log, lp_error * error) {
+    return guarded(error, LP_EXCEPTION, [&] {
+        log_sink = log;
+        llama_log_set([](ggml_log_level level, const char * text, void *) { log_sink(level, text); }, nullptr);
+        llama_backend_init();
+        return LP_OK;
+    });
+}
+
+lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_error * error) {
+    return guarded(error, static_cast<lp_model *>(nullptr), [&]() -> lp_model * {
+        struct Progress {
+            const lp_model_params * params;
+            bool stopped;
+        } progress = { params, false };
+        llama_model_params native_params = llama_model_default_params();
+        native_params.n_gpu_layers = 0;
+        native_params.load_mode = params->use_mmap ? (params->use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP)
+                                                   : (params->use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
+        native_params.progress_callback_user_data = &progress;
+        native_params.progress_callback = [](float done, void * user) {
+            auto * p = static_cast<Progress *>(user);
+            p->stopped = p->params->progress != nullptr && !p->params->progress(done, p->params->user);
+            return !p->stopped;
+        };
+        llama_model * model = llama_model_load_from_file(path, native_params);
+        if (model == nullptr) {
+            progress.stopped ? fail(error, LP_ABORTED, "loading was cancelled")
+                             : fail(error, LP_FAILED, "llama.cpp could not load the model; its log says why");
+        }
+        return reinterpret_cast<lp_model *>(model);
+    });
+}
+
+void lp_model_free(lp_model * model) {
+    guarded(nullptr, 0, [&] { llama_model_free(native(model)); return 0; });
+}
+
+int32_t lp_model_n_vocab(const lp_model * model) { return llama_vocab_n_tokens(vocab(model)); }
+
+int64_t lp_tokenize(const lp_model * model, const char * text, size_t length, bool add_special, bool parse_special,
+                    int32_t * tokens, size_t capacity, lp_error * error) {
+    return guarded(error, static_cast<int64_t>(-1), [&]() -> int64_t {
+        if (length > INT32_MAX || capacity > INT32_MAX) {
+            throw std::length_error("a text or token buffer of 2 GiB or more");
+        }
+        const int32_t n = llama_tokenize(vocab(model), text, static_cast<int32_t>(length), tokens,
+                                         static_cast<int32_t>(capacity), add_special, parse_special);
+        if (n == INT32_MIN) {
+            throw std::length_error("the text has more tokens than fit a 32-bit count");
+        }
+        return n < 0 ? -static_cast<int64_t>(n) : n;
+    });
+}
+
+int64_t lp_token_to_piece(const lp_model * model, int32_t token, bool special, char * buffer, size_t capacity,
+                          lp_error * error) {
+    return guarded(error, static_cast<int64_t>(-1), [&]() -> int64_t {
+        const int32_t n = llama_token_to_piece(vocab(model), token, buffer, static_cast<int32_t>(capacity), 0, special);
+        return n < 0 ? -static_cast<int64_t>(n) : n;
+    });
+}
+
+bool lp_token_is_eog(const lp_model * model, int32_t token) { return llama_vocab_is_eog(vocab(model), token); }
+
+int64_t lp_chat_apply(const char * chat_template, const char * const * roles, const char * const * contents, size_t count,
+                      bool add_assistant, char * buffer, size_t capacity, lp_error * error) {
+    return guarded(error, static_cast<int64_t>(-1), [&]() -> int64_t {
+        std::vector<llama_chat_message> messages(count);
+        for (size_t i = 0; i < count; i++) {
+            messages[i] = { roles[i], contents[i] };
+        }
+        const int32_t n = llama_chat_apply_template(chat_template, messages.data(), count, add_assistant, buffer,
+                                                    static_cast<int32_t>(capacity));
+        if (n < 0) {
+            fail(error, LP_UNSUPPORTED, "llama.cpp does not know this chat template");
+            return -1;
+        }
+        return n;
+    });
+}
+
+lp_context * lp_context_new(lp_model * model, const lp_context_params * params, lp_error * error) {
+    return guarded(error, static_cast<lp_context *>(nullptr), [&]() -> lp_context * {
+        auto context = std::make_unique<lp_context>();
+        ggml_threadpool_params pool_params = ggml_threadpool_params_default(static_cast<int>(params->n_threads));
+        pool_params.poll = POLL_LEVEL;
+        context->pool.reset(ggml_threadpool_new(&pool_params));
+
+        llama_context_params native_params = llama_context_default_params();
+        native_params.n_ctx = params->n_ctx * params->n_seq;
+        native_params.n_seq_max = params->n_seq;
+        native_params.n_batch = params->n_ubatch;
+        native_params.n_ubatch = params->n_ubatch;
+        // A sequence needs logits for its last token only; room for all would be n_ubatch times the vocabulary.
+        native_params.n_outputs_max = params->n_seq;
+        native_params.n_threads = static_cast<int32_t>(params->n_threads);
+        native_params.n_threads_batch = static_cast<int32_t>(params->n_threads);
+        // KV per sequence: requests in one batch do not change each other's results.
+        native_params.kv_unified = false;
+        native_params.no_perf = true;
+        native_params.abort_callback = [](void * flag) {
+            return __atomic_load_n(static_cast<const int32_t *>(flag), __ATOMIC_RELAXED) != 0;
+        };
+        native_params.abort_callback_data = const_cast<int32_t *>(params->abort_flag);
+        context->context.reset(llama_init_from_model(native(model), native_params));
+        if (context->pool == nullptr || context->context == nullptr) {
+            fail(error, LP_OUT_OF_MEMORY, "llama.cpp could not create a context: most often memory; its log says why");
+            return nullptr;
+        }
+        llama_attach_threadpool(context->context.get(), context->pool.get(), context->pool.get());
+        context->n_seq_id.assign(params->n_ubatch, 1);
+        context->seq_id.resize(params->n_ubatch);
+        return context.release();
+    });
+}
+
+void lp_context_free(lp_context * context) {
+    guarded(nullptr, 0, [&] { delete context; return 0; });
+}
+
+LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t * positions, const int32_t * sequences,
+                    const int8_t * outputs, size_t n, lp_error * error) {
+    return guarded(error, LP_EXCEPTION, [&] {
+        if (n == 0 || n > context->seq_id.size()) {
+            return fail(error, LP_FAILED, "a batch must have 1 to n_ubatch tokens");
+        }
+        for (size_t i = 0; i < n; i++) {
+            context->seq_id[i] = const_cast<llama_seq_id *>(&sequences[i]);
+        }
+        llama_batch batch = {};
+        batch.n_tokens = static_cast<int32_t>(n);
+        batch.token = const_cast<llama_token *>(tokens);
+        batch.pos = const_cast<llama_pos *>(positions);
+        batch.n_seq_id = context->n_seq_id.data();
+        batch.seq_id = context->seq_id.data();
+        batch.logits = const_cast<int8_t *>(outputs);
+        switch (const int32_t code = llama_decode(context->context.get(), batch)) {
+            case 0: return LP_OK;
+            case 1: return fail(error, LP_NO_KV_SLOT, "no room in the KV cache for the batch");
+            case 2: return fail(error, LP_ABORTED, "the decode was aborted");
+            default: return fail(error, LP_FAILED, ("llama_decode returned " + std::to_string(code)).c_str());
+        }
+    });
+}
+
+const float * lp_logits(lp_context * context, int32_t i, lp_error * error) {
+    return guarded(error, static_cast<const float *>(nullptr), [&]() -> const float * {
+        const float * logits = llama_get_logits_ith(context->context.get(), i);
+        if (logits == nullptr) {
+            fail(error, LP_FAILED, "the last decode gave no logits for this token");
+        }
+        return logits;
+    });
+}
+
+bool lp_seq_remove(lp_context * context, int32_t sequence, int32_t from, int32_t to, lp_error * error) {
+    return guarded(error, false, [&] {
+        return llama_memory_seq_rm(llama_get_memory(context->context.get()), sequence, from, to);
+    });
+}
+
+LP_Status lp_fault_throw(lp_error * error) {
+    return guarded(error, LP_EXCEPTION, [&]() -> LP_Status {
+#ifdef LLAMAPEN_FAULT_INJECTION
+        throw std::runtime_error("injected C++ exception");
+#else
+        return fail(error, LP_UNSUPPORTED, "this build has no fault injection");
+#endif
+    });
+}

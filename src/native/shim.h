@@ -1,0 +1,109 @@
+// The one door between Rust and llama.cpp: plain C, no exception passes it, every text has a length.
+// bindgen reads this file alone. Ownership: what lp_*_new and lp_model_load return is freed by its lp_*_free.
+// Threads: a model may be read from several threads; a context and a sampler belong to one thread at a time.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// How a call ended. 0 is success, so that counts and handles can be returned beside it.
+typedef enum LP_Status {
+    LP_OK = 0,
+    LP_EXCEPTION = 1,     // a C++ exception reached the door
+    LP_OUT_OF_MEMORY = 2, // std::bad_alloc, or an allocation of llama.cpp failed
+    LP_FAILED = 3,        // llama.cpp reported failure; the message says what is known
+    LP_ABORTED = 4,       // the abort flag, or the progress callback, ended the call
+    LP_NO_KV_SLOT = 5,    // no room in the KV cache for the batch
+    LP_UNSUPPORTED = 6,   // a chat template that llama.cpp does not know
+} LP_Status;
+
+typedef struct lp_error {
+    int32_t status;     // LP_Status
+    char message[500];  // UTF-8, ends with NUL, cut when longer
+} lp_error;
+
+typedef struct lp_model lp_model;
+typedef struct lp_context lp_context;
+typedef struct lp_sampler lp_sampler;
+
+// level: 1 debug, 2 info, 3 warning, 4 error, 5 continues the line before. Called from any thread.
+typedef void (*lp_log_fn)(int32_t level, const char * text);
+// progress: 0.0 to 1.0. Returning false ends the load.
+typedef bool (*lp_progress_fn)(float progress, void * user);
+
+// Once per process, before anything else.
+LP_Status lp_backend_init(lp_log_fn log, lp_error * error);
+
+typedef struct lp_model_params {
+    bool use_mmap;
+    bool use_mlock;
+    lp_progress_fn progress; // may be NULL
+    void * user;
+} lp_model_params;
+
+lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_error * error);
+void lp_model_free(lp_model * model);
+int32_t lp_model_n_vocab(const lp_model * model);
+
+// Number of tokens, also when it exceeds capacity (then tokens is unspecified); -1 on error.
+int64_t lp_tokenize(const lp_model * model, const char * text, size_t length, bool add_special, bool parse_special,
+                    int32_t * tokens, size_t capacity, lp_error * error);
+// Bytes of one token's text, also when they exceed capacity; -1 on error. The bytes need not be whole UTF-8.
+int64_t lp_token_to_piece(const lp_model * model, int32_t token, bool special, char * buffer, size_t capacity,
+                          lp_error * error);
+// Ends the generation: end of text, end of turn.
+bool lp_token_is_eog(const lp_model * model, int32_t token);
+
+// Renders messages by the model's own template text. Bytes needed, also when they exceed capacity; -1 on error.
+// roles and contents: count strings that end with NUL.
+int64_t lp_chat_apply(const char * chat_template, const char * const * roles, const char * const * contents, size_t count,
+                      bool add_assistant, char * buffer, size_t capacity, lp_error * error);
+
+typedef struct lp_context_params {
+    uint32_t n_ctx;    // positions per sequence
+    uint32_t n_seq;    // sequences, each with KV of its own
+    uint32_t n_ubatch; // tokens per decode at most
+    uint32_t n_threads;
+    const int32_t * abort_flag; // not 0: the running decode ends with LP_ABORTED. Outlives the context.
+} lp_context_params;
+
+lp_context * lp_context_new(lp_model * model, const lp_context_params * params, lp_error * error);
+void lp_context_free(lp_context * context);
+
+// One decode of n tokens. Arrays of n: token, position, sequence, whether its logits are wanted.
+LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t * positions, const int32_t * sequences,
+                    const int8_t * outputs, size_t n, lp_error * error);
+// Logits of the i-th token of the last decode (n_vocab values, valid until the next decode), NULL if it has none.
+const float * lp_logits(lp_context * context, int32_t i, lp_error * error);
+// Forgets positions [from, to) of a sequence; to < 0 means to the end. False: this model's memory cannot do that.
+bool lp_seq_remove(lp_context * context, int32_t sequence, int32_t from, int32_t to, lp_error * error);
+
+typedef struct lp_sampling {
+    int32_t penalty_last_n; // 0 off
+    float penalty_repeat;   // 1 off
+    float penalty_frequency;// 0 off
+    float penalty_presence; // 0 off
+    int32_t top_k;          // 0 off
+    float top_p;            // 1 off
+    float min_p;            // 0 off
+    float temperature;      // 0 greedy
+} lp_sampling;
+
+lp_sampler * lp_sampler_new(const lp_model * model, const lp_sampling * sampling, lp_error * error);
+void lp_sampler_free(lp_sampler * sampler);
+// Tells the penalties of a token that is part of the text.
+LP_Status lp_sampler_accept(lp_sampler * sampler, int32_t token, lp_error * error);
+// Picks a token from n_vocab logits. uniform in [0, 1) is all the randomness there is. -1 on error.
+int32_t lp_sampler_pick(lp_sampler * sampler, const float * logits, double uniform, lp_error * error);
+
+// Throws a C++ exception inside the door, to show that it stays there. Without fault injection: LP_UNSUPPORTED.
+LP_Status lp_fault_throw(lp_error * error);
+
+#ifdef __cplusplus
+}
+#endif
