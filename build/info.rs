@@ -18,20 +18,19 @@ pub fn write(sources: &Sources, target: &Target, engine: &Engine) -> Result<(), 
         .filter_map(|l| l.strip_prefix("#define __")?.strip_suffix("__ 1"))
         .filter(|m| ["AVX", "FMA", "F16C", "BMI", "SSE", "AMX", "ARM_FEATURE"].iter().any(|p| m.starts_with(p)))
         .collect();
-    let text = format!(
-        "pub const LLAMA_CPP_VERSION: &str = {:?};\npub const GGML_VERSION: &str = {:?};\n\
-         pub const COMMIT: Option<&str> = {:?};\npub const COMPILER: &str = {:?};\npub const FLAGS: &[&str] = &{:?};\n\
-         pub const FEATURES: &[&str] = &{features:?};\npub const TARGET: &str = {triple:?};\npub const TARGET_OS: &str = {:?};\n\
-         pub const TARGET_CPU: &str = {:?};\npub const CPU_FEATURES: &[&str] = &{:?};\npub const ENGINE_DIGEST: &str = {:?};\n",
-        sources.llama_version,
-        sources.ggml_version,
-        sources.commit,
-        target.compiler,
-        engine.flags,
-        target.os,
-        target.cpu,
-        cpu_features,
-        format!("sha256:{}", engine.digest),
+    let strings = [
+        ("LLAMA_CPP_VERSION", &sources.llama_version),
+        ("GGML_VERSION", &sources.ggml_version),
+        ("COMPILER", &target.compiler),
+        ("TARGET", &triple),
+        ("TARGET_CPU", &target.cpu),
+        ("ENGINE_DIGEST", &format!("sha256:{}", engine.digest)),
+    ];
+    let mut text: String = strings.iter().map(|(name, value)| format!("pub const {name}: &str = {value:?};\n")).collect();
+    text += &format!(
+        "pub const COMMIT: Option<&str> = {:?};\npub const FLAGS: &[&str] = &{:?};\n\
+         pub const FEATURES: &[&str] = &{features:?};\npub const CPU_FEATURES: &[&str] = &{cpu_features:?};\n",
+        sources.commit, engine.flags,
     );
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo"));
     std::fs::write(out.join("build_info.rs"), text).map_err(|e| format!("cannot write the build information: {e}"))

@@ -4,7 +4,6 @@ use std::process::Command;
 
 pub struct Target {
     pub arch: Arch,
-    pub os: String,
     /// As asked for: `native`, or a level such as `x86-64-v3`.
     pub cpu: String,
     /// What the compiler made of it: `-march=…` and friends, for the CPU backend only.
@@ -55,7 +54,7 @@ impl Target {
         let macros = predefined(tool.path(), &flags).map_err(|e| {
             format!("{compiler} does not accept {} (LLAMAPEN_TARGET_CPU={cpu}): {e}", flags.join(" "))
         })?;
-        Ok(Target { arch, os, cpu, flags, compiler, macros })
+        Ok(Target { arch, cpu, flags, compiler, macros })
     }
 }
 

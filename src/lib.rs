@@ -1,2 +1,71 @@
-//! llamapen: llama.cpp behind a supervisor (work in progress).
+//! # llamapen
+//!
+//! llama.cpp, compiled into your program, behind a supervisor that keeps a failing engine from taking the program along.
+//!
+//! * [`prepare`] looks at a model file and this machine and decides how to run it. It does nothing else.
+//! * [`Supervisor`] runs what was prepared: loads, decodes, restarts. It decides nothing about the model.
+//! * [`TokenStream`] gives the events of a request, for blocking and asynchronous code.
+//!
+//! ```no_run
+//! use llamapen::{EngineConfig, Event, Message, Request, Supervisor, SupervisorConfig, prepare};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = prepare(&EngineConfig::new("SmolLM2-135M-Instruct.Q4_1.gguf"))?;
+//! let supervisor = Supervisor::start(engine, SupervisorConfig::default())?;
+//! let request = Request::chat([Message::user("What is the capital of France?")]).with_temperature(0.0);
+//! for event in supervisor.submit(request)? {
+//!     match event {
+//!         Event::Token(token) => print!("{}", token.text),
+//!         Event::Failed(failed) => return Err(failed.message.into()),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ## Threads
+//! Everything public is `Send`, and `Sync` where several threads can use it: one [`Supervisor`] serves them all; a
+//! [`TokenStream`] has one consumer. Nothing may be used in a child process made by `fork`: every call there returns
+//! [`Status::Forked`].
+//!
+//! ## What is contained
+//! A Rust panic or a C++ exception in a worker fails its requests and restarts the worker. An abort or a memory fault
+//! inside llama.cpp is not contained in this version: it ends the process.
+//!
+//! ## Logs
+//! Through [`tracing`](https://docs.rs/tracing): llama.cpp's under the target `llama.cpp`, ours under `llamapen`. Texts of
+//! prompts and answers are never logged by llamapen. Nothing is written to stdout or stderr.
+
+#![deny(unsafe_code)]
+
+mod build_info;
+mod config;
+mod error;
+mod event;
+mod event_queue;
+#[allow(unsafe_code)]
+pub mod ffi;
+#[allow(unsafe_code)]
+mod isolation;
+mod job;
 pub mod model;
+#[allow(unsafe_code)]
+mod native;
+mod prepare;
+mod request;
+mod status;
+mod stream;
+mod supervisor;
+mod worker;
+
+pub use build_info::{BuildInfo, build_info};
+pub use config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, MIN_CTX, SupervisorConfig};
+pub use error::{Error, Rejected, Result};
+pub use event::{Event, Failed, FinishReason, Finished, Restarted, Started, Timings, Token, Usage};
+pub use event_queue::Next;
+pub use prepare::{FileIdentity, PreparedEngine, prepare};
+pub use request::{Fault, Message, Request};
+pub use status::Status;
+pub use stream::{Canceller, Completion, TokenStream};
+pub use supervisor::{Health, State, Supervisor, WorkerHealth};

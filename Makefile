@@ -1,0 +1,37 @@
+# One command each; `make` alone lists them. The work is done in scripts/.
+
+PYTHON ?= python3
+PROMPT ?= Why is the sky blue? Answer in two sentences.
+
+# The prompt reaches the demo through the environment, byte by byte: $(value) and := keep make from expanding a `$` in
+# it, `unexport` keeps make from expanding it again for the environment, and no shell reads it as code.
+export LLAMAPEN_PROMPT := $(value PROMPT)
+unexport PROMPT
+
+.PHONY: help demo test bench deps model vendor clean
+.DEFAULT_GOAL := help
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: deps ## Chat with a small model, streamed: make demo PROMPT="..."
+	@model=$$($(PYTHON) scripts/model.py) && \
+	    cargo run --release --example chat -- --model "$$model" "$$LLAMAPEN_PROMPT"
+
+test: ## Every test; ends with "N passed, N failed"
+	@$(PYTHON) scripts/test.py
+
+bench: deps ## Speed beside a plain llama.cpp loop, idle and with a busy host (minutes)
+	@$(PYTHON) scripts/bench.py
+
+deps: ## Check the build tools; make .venv with libclang and pytest
+	@$(PYTHON) scripts/deps.py
+
+model: deps ## Fetch the small model (93 MB, once) and print its path
+	@$(PYTHON) scripts/model.py
+
+vendor: ## Fetch the pinned llama.cpp source into vendor/llama.cpp
+	@mkdir -p target && rustc --edition 2024 -o target/vendor scripts/vendor.rs && CARGO_MANIFEST_DIR='$(CURDIR)' target/vendor
+
+clean: ## Remove what was built; .venv, vendor/llama.cpp and the cache of engines and models stay
+	@cargo clean

@@ -1,0 +1,442 @@
+/*
+ * llamapen: llama.cpp behind a supervisor. The C interface.
+ *
+ * Generated from src/ffi/ by tests/header.rs; do not edit.
+ *
+ * Conventions
+ *   Status      Functions return int32_t: LLAMAPEN_STATUS_*. 100 and above are errors.
+ *   Errors      The last argument, `error`, may be NULL. On failure *error is a new error that the caller frees, on
+ *               success it is NULL.
+ *   Texts in    Pointer and length in bytes, UTF-8, no NUL needed at the end. Kept by nobody after the call.
+ *   Texts out   From *_json functions: owned by the caller, freed with llamapen_string_free. From other functions:
+ *               owned by the object.
+ *   Handles     Freed once with their *_free, in any order; NULL is fine there. NULL elsewhere is INVALID_PARAMS.
+ *               A handle must not be freed while another thread is inside a call with it.
+ *   Threads     Every function may be called from any thread, and on one handle from several at a time, except that
+ *               llamapen_request_next takes one caller per request: a second one gets BUSY.
+ *   fork        Handles cannot be used in a forked child: FORKED. Freeing one there does nothing.
+ *   Callbacks   None. Nothing of the host runs on a thread of llamapen.
+ *   Signals     Loading the library changes no handler, mask or environment, and prints nothing.
+ */
+
+
+#ifndef LLAMAPEN_H
+#define LLAMAPEN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/**
+ * Number of this interface. It grows when something is added; what exists keeps its meaning.
+ */
+#define LLAMAPEN_ABI_VERSION 1
+
+/**
+ * Success.
+ */
+#define LLAMAPEN_STATUS_OK 0
+
+/**
+ * Next event: there is one.
+ */
+#define LLAMAPEN_STATUS_EVENT 1
+
+/**
+ * The time given to wait is over; nothing is lost, ask again.
+ */
+#define LLAMAPEN_STATUS_TIMEOUT 2
+
+/**
+ * Next event: the terminal event has been given, there will never be another.
+ */
+#define LLAMAPEN_STATUS_END 3
+
+/**
+ * A value is out of range, a key is unknown, a text is not UTF-8.
+ */
+#define LLAMAPEN_STATUS_INVALID_PARAMS 100
+
+/**
+ * Another thread is using this object, which takes one at a time.
+ */
+#define LLAMAPEN_STATUS_BUSY 101
+
+/**
+ * The object was made before a `fork` and cannot be used in the child.
+ */
+#define LLAMAPEN_STATUS_FORKED 102
+
+/**
+ * Valid, but not in this version, this build or for this model.
+ */
+#define LLAMAPEN_STATUS_UNSUPPORTED 103
+
+/**
+ * The caller cancelled it.
+ */
+#define LLAMAPEN_STATUS_CANCELLED 104
+
+/**
+ * There is no regular, readable file at the path of the model.
+ */
+#define LLAMAPEN_STATUS_MODEL_NOT_FOUND 105
+
+/**
+ * The file of the model is no GGUF, is damaged, or would break the engine.
+ */
+#define LLAMAPEN_STATUS_MODEL_INVALID 106
+
+/**
+ * A serialized PreparedEngine does not fit this build, this machine or its file any more.
+ */
+#define LLAMAPEN_STATUS_STALE_ENGINE 107
+
+/**
+ * Refused before queueing, for a reason that no other status names.
+ */
+#define LLAMAPEN_STATUS_ADMISSION_REJECT 200
+
+/**
+ * The queue is full.
+ */
+#define LLAMAPEN_STATUS_QUEUE_FULL 201
+
+/**
+ * The queue was full and this request was dropped from it in favour of another.
+ */
+#define LLAMAPEN_STATUS_QUEUE_FULL_DROP_LRU 202
+
+/**
+ * Prompt and `max_tokens` do not fit a slot's context.
+ */
+#define LLAMAPEN_STATUS_CONTEXT_OVERFLOW 203
+
+/**
+ * The pool exists but is not ready yet.
+ */
+#define LLAMAPEN_STATUS_POOL_UNREADY 204
+
+/**
+ * The pool was stopped or gave up restarting.
+ */
+#define LLAMAPEN_STATUS_POOL_UNAVAILABLE 205
+
+/**
+ * The deadline could not have been met.
+ */
+#define LLAMAPEN_STATUS_DEADLINE_UNMET 206
+
+/**
+ * The pool was stopped while the request was queued or running.
+ */
+#define LLAMAPEN_STATUS_DRAINING 207
+
+/**
+ * The model could not be loaded.
+ */
+#define LLAMAPEN_STATUS_LOAD_FAILED 300
+
+/**
+ * Host memory ran out.
+ */
+#define LLAMAPEN_STATUS_OUT_OF_MEMORY 301
+
+/**
+ * A device (GPU) failed.
+ */
+#define LLAMAPEN_STATUS_DEVICE_ERROR 302
+
+/**
+ * A deadline passed during generation.
+ */
+#define LLAMAPEN_STATUS_DECODE_TIMEOUT 303
+
+/**
+ * The worker that ran the request failed and was restarted.
+ */
+#define LLAMAPEN_STATUS_WORKER_RESET 304
+
+/**
+ * The request was running in two failures of a worker and is not tried again.
+ */
+#define LLAMAPEN_STATUS_POISONED_REQUEST 305
+
+/**
+ * A defect of llamapen: please report it.
+ */
+#define LLAMAPEN_STATUS_INTERNAL 400
+
+/**
+ * A worker took the request up: worker, queue_position, prompt_tokens, cached_tokens and seed are in the JSON.
+ */
+#define LLAMAPEN_EVENT_STARTED 1
+
+/**
+ * The next token.
+ */
+#define LLAMAPEN_EVENT_TOKEN 2
+
+/**
+ * The worker failed and the request goes on in another; nothing that was given is taken back.
+ */
+#define LLAMAPEN_EVENT_RESTARTED 3
+
+/**
+ * The generation is complete. Terminal. Reason ("stop" or "length"), usage and timings are in the JSON.
+ */
+#define LLAMAPEN_EVENT_FINISHED 4
+
+/**
+ * The request ended without completing. Terminal.
+ */
+#define LLAMAPEN_EVENT_FAILED 5
+
+/**
+ * The checked configuration of one model on this machine. Immutable; may be used by several threads and freed while
+ * supervisors made from it run.
+ */
+typedef struct llamapen_engine llamapen_engine;
+
+/**
+ * Why a call failed. Owned by the caller; freed with llamapen_error_free.
+ */
+typedef struct llamapen_error llamapen_error;
+
+/**
+ * A request and its events. Takes one consumer at a time; cancelling is allowed from any thread.
+ */
+typedef struct llamapen_request llamapen_request;
+
+/**
+ * Runs one prepared engine: loads, decodes, restarts. May be used by several threads at a time.
+ */
+typedef struct llamapen_supervisor llamapen_supervisor;
+
+/**
+ * One event. Set struct_size to sizeof(llamapen_event) before every call. All pointers are valid until the next call of
+ * llamapen_request_next on that request, and until it is freed.
+ */
+typedef struct llamapen_event {
+  /**
+   * Set by the caller: later versions may add fields at the end.
+   */
+  size_t struct_size;
+  /**
+   * LLAMAPEN_EVENT_*.
+   */
+  int32_t kind;
+  /**
+   * FAILED: why. Otherwise 0.
+   */
+  int32_t status;
+  /**
+   * TOKEN: id in the model's vocabulary. Otherwise -1.
+   */
+  int32_t token;
+  /**
+   * TOKEN: counted from 0. Otherwise 0.
+   */
+  uint32_t index;
+  /**
+   * TOKEN: its text, always whole UTF-8; may be empty, may hold NUL, has no NUL at its end.
+   * FINISHED: text that was held back because its last code point never became complete.
+   * FAILED: what happened and what to do. Otherwise empty. Never NULL.
+   */
+  const char *text;
+  /**
+   * Bytes of text.
+   */
+  size_t text_len;
+  /**
+   * The whole event as JSON, without logits. Ends with NUL.
+   */
+  const char *json;
+  /**
+   * Bytes of json without the NUL.
+   */
+  size_t json_len;
+  /**
+   * TOKEN of a request with "logits": the raw logits it was picked from. Otherwise NULL.
+   */
+  const float *logits;
+  /**
+   * Number of logits: one per entry of the vocabulary.
+   */
+  size_t logits_len;
+} llamapen_event;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * LLAMAPEN_ABI_VERSION of the loaded library. A program built with a larger one may miss functions in it.
+ */
+uint32_t llamapen_abi_version(void);
+
+/**
+ * Version of the library, such as "0.1.0". Static.
+ */
+const char *llamapen_version(void);
+
+/**
+ * What the library was built from, as JSON: versions, compiler, flags, features, engine_digest. Freed with
+ * llamapen_string_free.
+ */
+int32_t llamapen_build_info_json(char **json,
+                                 struct llamapen_error **error);
+
+/**
+ * Frees a text that a llamapen_*_json function gave. NULL is fine.
+ */
+void llamapen_string_free(char *text);
+
+/**
+ * Name of a status without its prefix, such as "CONTEXT_OVERFLOW"; "UNKNOWN" for another number. Static.
+ */
+const char *llamapen_status_name(int32_t status);
+
+/**
+ * Status of the error, the same number the call returned; LLAMAPEN_STATUS_OK for NULL.
+ */
+int32_t llamapen_error_status(const struct llamapen_error *error);
+
+/**
+ * What went wrong, where, and what to do: UTF-8, ends with NUL, lives as long as the error. "" for NULL.
+ */
+const char *llamapen_error_message(const struct llamapen_error *error);
+
+/**
+ * 1 if the same call may succeed later, otherwise 0.
+ */
+int32_t llamapen_error_retriable(const struct llamapen_error *error);
+
+/**
+ * When to try again, in milliseconds from now; -1 if that is not known.
+ */
+int64_t llamapen_error_retry_after_ms(const struct llamapen_error *error);
+
+/**
+ * Frees an error. NULL is fine.
+ */
+void llamapen_error_free(struct llamapen_error *error);
+
+/**
+ * Checks a model file and this machine, and decides how to run it. Loads nothing, starts nothing, writes nothing.
+ *
+ * config: JSON, {"model": path, ...}. Optional: "n_ctx" (positions per slot), "n_ubatch" (tokens per micro-batch),
+ * "threads" (per worker), "workers", "slots" (per worker), "use_mmap", "use_mlock". Unknown keys are refused by name.
+ * Errors: INVALID_PARAMS, MODEL_NOT_FOUND, MODEL_INVALID, UNSUPPORTED.
+ */
+int32_t llamapen_prepare(const char *config,
+                         size_t config_len,
+                         struct llamapen_engine **engine,
+                         struct llamapen_error **error);
+
+/**
+ * Reads what llamapen_engine_json wrote. It is checked against build, machine and file when it is started.
+ */
+int32_t llamapen_engine_from_json(const char *json,
+                                  size_t json_len,
+                                  struct llamapen_engine **engine,
+                                  struct llamapen_error **error);
+
+/**
+ * What was decided, and what the model's header says ("info"), as JSON. Freed with llamapen_string_free.
+ */
+int32_t llamapen_engine_json(const struct llamapen_engine *engine,
+                             char **json,
+                             struct llamapen_error **error);
+
+/**
+ * Frees an engine. NULL is fine.
+ */
+void llamapen_engine_free(struct llamapen_engine *engine);
+
+/**
+ * Starts to load the model and returns at once. Requests may be submitted right away.
+ *
+ * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "max_restarts" (10) within
+ * "restart_window_ms" (60000), "stall_limit_ms" (30000). Unknown keys are refused by name.
+ * Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND.
+ */
+int32_t llamapen_supervisor_start(const struct llamapen_engine *engine,
+                                  const char *config,
+                                  size_t config_len,
+                                  struct llamapen_supervisor **supervisor,
+                                  struct llamapen_error **error);
+
+/**
+ * Waits until a worker has decoded its first token: OK, or TIMEOUT after timeout_ms (negative: no limit).
+ * Errors: LOAD_FAILED, OUT_OF_MEMORY, CANCELLED (the load was), POOL_UNAVAILABLE (stopped).
+ */
+int32_t llamapen_supervisor_wait_ready(const struct llamapen_supervisor *supervisor,
+                                       int64_t timeout_ms,
+                                       struct llamapen_error **error);
+
+/**
+ * Ends a load that is in progress; the supervisor then has failed with CANCELLED. Without one, does nothing.
+ */
+int32_t llamapen_supervisor_cancel_load(const struct llamapen_supervisor *supervisor,
+                                        struct llamapen_error **error);
+
+/**
+ * State, load progress (0 to 1), queue depth, workers and the last error as JSON. Waits for no decode. Freed with
+ * llamapen_string_free.
+ */
+int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *supervisor,
+                                        char **json,
+                                        struct llamapen_error **error);
+
+/**
+ * Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.
+ */
+int32_t llamapen_supervisor_stop(const struct llamapen_supervisor *supervisor,
+                                 struct llamapen_error **error);
+
+/**
+ * Stops and frees a supervisor. Its requests stay valid and have ended. NULL is fine.
+ */
+void llamapen_supervisor_free(struct llamapen_supervisor *supervisor);
+
+/**
+ * Queues a request. After OK it ends with exactly one terminal event.
+ *
+ * request: JSON with exactly one of "prompt" (text), "messages" ([{"role", "content"}], rendered by the chat template in
+ * the model's file) and "tokens" (ids). Optional: "max_tokens", "seed", "temperature" (0.8; 0 is greedy), "top_k" (40),
+ * "top_p" (0.95), "min_p" (0.05), "repeat_penalty" (1), "frequency_penalty" (0), "presence_penalty" (0),
+ * "penalty_last_n" (64), "ignore_eos" (false), "logits" (false). Unknown keys are refused by name.
+ * Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
+ */
+int32_t llamapen_submit(const struct llamapen_supervisor *supervisor,
+                        const char *request,
+                        size_t request_len,
+                        struct llamapen_request **handle,
+                        struct llamapen_error **error);
+
+/**
+ * Waits at most timeout_ms (negative: no limit) for the next event.
+ * EVENT: *event is filled. TIMEOUT: ask again. END: the terminal event was given before; for ever from then on.
+ * Errors: BUSY (another thread waits for this request), FORKED, INVALID_PARAMS.
+ */
+int32_t llamapen_request_next(const struct llamapen_request *request,
+                              int64_t timeout_ms,
+                              struct llamapen_event *event,
+                              struct llamapen_error **error);
+
+/**
+ * Ends the request now: the next event is FAILED with CANCELLED, unless it had ended before. Idempotent, any thread.
+ */
+int32_t llamapen_request_cancel(const struct llamapen_request *request,
+                                struct llamapen_error **error);
+
+/**
+ * Frees a request, and cancels it if it has not ended; before or after its supervisor. NULL is fine.
+ */
+void llamapen_request_free(struct llamapen_request *request);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* LLAMAPEN_H */

@@ -1,0 +1,27 @@
+"""Waiting that Ctrl-C can interrupt."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Callable, Optional
+
+from ._library import TIMEOUT
+
+# A signal is noticed by Python only between two calls into the library: longer slices would delay Ctrl-C.
+SLICE_S = 0.2
+
+
+def wait(step: Callable[[int], int], timeout: Optional[float]) -> int:
+    """Calls ``step`` with milliseconds until it returns another status than TIMEOUT, and returns that.
+
+    Raises ``TimeoutError`` after ``timeout`` seconds; ``None`` waits without a limit.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = SLICE_S if deadline is None else max(0.0, deadline - time.monotonic())
+        status = step(math.ceil(min(SLICE_S, left) * 1000))
+        if status != TIMEOUT:
+            return status
+        if deadline is not None and time.monotonic() >= deadline:
+            raise TimeoutError(f"nothing happened within {timeout} s")

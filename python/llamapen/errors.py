@@ -1,0 +1,85 @@
+"""What can go wrong, as exceptions. Numbers and names are those of ``llamapen.h``."""
+
+from __future__ import annotations
+
+from typing import Dict, Optional, Type
+
+
+class LlamapenError(Exception):
+    """A call or a request failed. Causes that programs often handle apart have a class of their own."""
+
+    #: Number of the status, 100 or more; it never changes its meaning.
+    status: int
+    #: Its name, such as ``CONTEXT_OVERFLOW``.
+    status_name: str
+    #: What, where and what to do.
+    message: str
+    #: Whether the same call may succeed later.
+    retriable: bool
+    #: When to try again, in milliseconds, if that is known.
+    retry_after_ms: Optional[int]
+
+    def __init__(
+        self, status: int, status_name: str, message: str, retriable: bool = False, retry_after_ms: Optional[int] = None
+    ) -> None:
+        # All of them in `args`, so that the exception can be pickled.
+        super().__init__(status, status_name, message, retriable, retry_after_ms)
+        self.status, self.status_name, self.message = status, status_name, message
+        self.retriable, self.retry_after_ms = retriable, retry_after_ms
+
+    def __str__(self) -> str:
+        return f"{self.status_name}: {self.message}"
+
+
+class InvalidParams(LlamapenError):
+    """A value is out of range, a key is unknown, a text is not UTF-8."""
+
+
+class Busy(LlamapenError):
+    """Another thread is waiting for events of the same request."""
+
+
+class Forked(LlamapenError):
+    """The object was made before a fork and cannot be used in the child."""
+
+
+class Cancelled(LlamapenError):
+    """The caller cancelled it."""
+
+
+class ModelNotFound(LlamapenError):
+    """There is no regular, readable file at the path of the model."""
+
+
+class ModelInvalid(LlamapenError):
+    """The file of the model is no GGUF, is damaged, or would break the engine."""
+
+
+class QueueFull(LlamapenError):
+    """The queue is full; try again later."""
+
+
+class ContextOverflow(LlamapenError):
+    """Prompt and ``max_tokens`` do not fit a slot's context."""
+
+
+class PoolUnavailable(LlamapenError):
+    """The supervisor was stopped or gave up restarting."""
+
+
+_CLASSES: Dict[int, Type[LlamapenError]] = {
+    100: InvalidParams,
+    101: Busy,
+    102: Forked,
+    104: Cancelled,
+    105: ModelNotFound,
+    106: ModelInvalid,
+    201: QueueFull,
+    203: ContextOverflow,
+    205: PoolUnavailable,
+}
+
+
+def error_class(status: int) -> Type[LlamapenError]:
+    """The class for a status, `LlamapenError` where it has none of its own."""
+    return _CLASSES.get(status, LlamapenError)

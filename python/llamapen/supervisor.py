@@ -1,0 +1,111 @@
+"""`Supervisor`: runs the requests of one prepared engine."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import weakref
+from types import TracebackType
+from typing import Any, Dict, Optional, Sequence, Type
+
+from ._library import Handle, call, call_json, create, encode
+from ._wait import wait
+from .engine import PreparedEngine
+from .errors import LlamapenError, PoolUnavailable
+from .stream import TokenStream
+
+_running: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+
+
+class Supervisor:
+    """Loads a model and runs requests on it, in threads of its own; a context manager. Any thread may use it.
+
+    It starts loading at once. Requests that are submitted before it is ready wait in its queue.
+    """
+
+    def __init__(self, engine: PreparedEngine, **config: Any) -> None:
+        """``config``: ``queue_capacity`` (waiting requests, default 256), ``max_restarts`` (of workers, default 10)
+        within ``restart_window_ms`` (60000), ``stall_limit_ms`` (30000)."""
+        options = encode(config)
+        pointer = engine._handle.pointer
+        self._handle: Optional[Handle] = create(
+            "llamapen_supervisor_start", "llamapen_supervisor_free", pointer, options, len(options)
+        )
+        _running.add(self)
+
+    def wait_ready(self, timeout: Optional[float] = None) -> None:
+        """Waits until requests are run.
+
+        Raises ``TimeoutError`` after ``timeout`` seconds (``None``: no limit), `LlamapenError` if loading fails.
+        """
+        handle = self._open()
+        wait(lambda ms: call("llamapen_supervisor_wait_ready", handle.pointer, ms), timeout)
+
+    def health(self) -> Dict[str, Any]:
+        """``state``, ``live``, ``ready``, ``load_progress`` (0 to 1), ``queue_depth``, ``workers``, ``last_error``."""
+        handle = self._open()
+        health: Dict[str, Any] = json.loads(call_json("llamapen_supervisor_health_json", handle.pointer))
+        return health
+
+    def cancel_load(self) -> None:
+        """Gives up loading, if it is not done yet."""
+        handle = self._open()
+        call("llamapen_supervisor_cancel_load", handle.pointer)
+
+    def submit(
+        self,
+        prompt: Optional[str] = None,
+        *,
+        messages: Optional[Sequence[Dict[str, str]]] = None,
+        tokens: Optional[Sequence[int]] = None,
+        **params: Any,
+    ) -> TokenStream:
+        """Queues a request and returns at once. Exactly one of ``prompt`` (text to go on from), ``messages`` (of
+        ``role`` and ``content``, rendered by the model's chat template) and ``tokens`` (ids) is given.
+
+        ``params``: ``max_tokens`` (default: what the context holds), ``seed``, ``temperature`` (0 to 100, default 0.8;
+        0 is greedy), ``top_k`` (40), ``top_p`` (0.95), ``min_p`` (0.05), ``repeat_penalty`` (1.0),
+        ``frequency_penalty`` (0), ``presence_penalty`` (0), ``penalty_last_n`` (64), ``ignore_eos`` (false),
+        ``logits`` (false).
+
+        Raises `LlamapenError` where the request is refused: `InvalidParams`, `QueueFull`, `ContextOverflow`...
+        """
+        handle = self._open()
+        request = encode({"prompt": prompt, "messages": messages, "tokens": tokens, **params})
+        return TokenStream(create("llamapen_submit", "llamapen_request_free", handle.pointer, request, len(request)))
+
+    def stop(self) -> None:
+        """Ends all requests (`Failed`, DRAINING) and all threads; returns when they are gone. May be repeated."""
+        handle = self._handle
+        if handle is not None:
+            call("llamapen_supervisor_stop", handle.pointer)
+
+    def close(self) -> None:
+        """Stops and frees it. Streams stay usable: they give their last events."""
+        self.stop()
+        self._handle = None
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def _open(self) -> Handle:
+        # Callers keep what they get in a variable: it keeps the supervisor from being freed under them.
+        handle = self._handle
+        if handle is None:
+            raise PoolUnavailable(205, "POOL_UNAVAILABLE", "the supervisor is closed")
+        return handle
+
+
+@atexit.register
+def _stop_running() -> None:
+    # Before the process' static data goes: a worker still computing then would crash the exit.
+    for supervisor in list(_running):
+        try:
+            supervisor.stop()
+        except LlamapenError:
+            pass  # Made before a fork: its threads are in the parent.

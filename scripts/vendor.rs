@@ -1,0 +1,14 @@
+//! `make vendor`: runs the build script's step that fills vendor/llama.cpp, and nothing else of the build.
+
+#[path = "../build/vendor.rs"]
+mod vendor;
+
+fn main() {
+    match vendor::locate() {
+        Ok(path) => eprintln!("llamapen: the llama.cpp source is in {}", path.display()),
+        Err(problem) => {
+            eprintln!("llamapen: {problem}");
+            std::process::exit(1);
+        }
+    }
+}

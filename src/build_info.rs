@@ -1,0 +1,53 @@
+//! What this library was built from.
+
+use serde::Serialize;
+
+mod built {
+    include!(concat!(env!("OUT_DIR"), "/build_info.rs"));
+}
+
+/// Versions, compiler and flags of this build. Serializes to JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BuildInfo {
+    /// Version of this crate.
+    pub llamapen_version: &'static str,
+    /// Version of llama.cpp, as its sources state it.
+    pub llama_cpp_version: &'static str,
+    /// Version of ggml, as its sources state it.
+    pub ggml_version: &'static str,
+    /// Commit of llama.cpp where the sources state one; the pinned package does not.
+    pub commit: Option<&'static str>,
+    /// First line of the C compiler's `--version`.
+    pub compiler: &'static str,
+    /// Flags of the CPU kernels.
+    pub flags: &'static [&'static str],
+    /// Cargo features.
+    pub features: &'static [&'static str],
+    /// Target triple.
+    pub target: &'static str,
+    /// `LLAMAPEN_TARGET_CPU`: `native` or a level.
+    pub target_cpu: &'static str,
+    /// Instruction sets that the kernels use.
+    pub cpu_features: &'static [&'static str],
+    /// `sha256:` over the engine's sources, flags and compiler: equal digests compute the same.
+    pub engine_digest: &'static str,
+}
+
+/// What this library was built from.
+#[must_use]
+pub const fn build_info() -> BuildInfo {
+    BuildInfo {
+        llamapen_version: env!("CARGO_PKG_VERSION"),
+        llama_cpp_version: built::LLAMA_CPP_VERSION,
+        ggml_version: built::GGML_VERSION,
+        commit: built::COMMIT,
+        compiler: built::COMPILER,
+        flags: built::FLAGS,
+        features: built::FEATURES,
+        target: built::TARGET,
+        target_cpu: built::TARGET_CPU,
+        cpu_features: built::CPU_FEATURES,
+        engine_digest: built::ENGINE_DIGEST,
+    }
+}

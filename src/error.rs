@@ -1,0 +1,134 @@
+//! What can go wrong, and its one mapping to [`Status`] numbers.
+
+use crate::model::GgufError;
+use crate::status::Status;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Result of every fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed. Its [`Display`](std::fmt::Display) says what, where and what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value that cannot be used. `what` names the field or argument.
+    #[error("{what}: {problem}")]
+    InvalidParams {
+        /// The field or argument.
+        what: String,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
+    /// There is no model at the path.
+    #[error("model {}: {problem}", path.display())]
+    ModelNotFound {
+        /// As it was given.
+        path: PathBuf,
+        /// What is there instead, or what the system said.
+        problem: String,
+    },
+    /// The file of the model cannot be used.
+    #[error("model {}: {source}", path.display())]
+    ModelInvalid {
+        /// As it was given.
+        path: PathBuf,
+        /// What is wrong, with its place in the file.
+        source: Arc<GgufError>,
+    },
+    /// A PreparedEngine from elsewhere, or from before something changed.
+    #[error("this PreparedEngine does not fit any more: {0}. Call prepare() again")]
+    StaleEngine(String),
+    /// Refused before queueing.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// The model could not be loaded, or a worker could not be made.
+    #[error("{message}")]
+    Load {
+        /// `LoadFailed`, `OutOfMemory`, `DeviceError` or `Cancelled`.
+        status: Status,
+        /// What was being done and what went wrong.
+        message: String,
+    },
+    /// The supervisor is stopped or gave up.
+    #[error("the supervisor is not running: {0}")]
+    Unavailable(String),
+    /// Another thread is waiting for events of the same request.
+    #[error("another thread is waiting for the next event of this request; one consumer at a time")]
+    Busy,
+    /// Used in a forked child.
+    #[error("this object was made before a fork and cannot be used in the child process: make a new one there, or use spawn/exec instead of fork")]
+    Forked,
+    /// Not in this version or build.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A defect of this library.
+    #[error("internal error (please report it): {0}")]
+    Internal(String),
+}
+
+impl Error {
+    pub(crate) fn invalid(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::InvalidParams { what: what.into(), problem: problem.into() }
+    }
+
+    /// The status of this error.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self {
+            Self::InvalidParams { .. } => Status::InvalidParams,
+            Self::ModelNotFound { .. } => Status::ModelNotFound,
+            Self::ModelInvalid { .. } => Status::ModelInvalid,
+            Self::StaleEngine(_) => Status::StaleEngine,
+            Self::Rejected(rejected) => rejected.status,
+            Self::Load { status, .. } => *status,
+            Self::Unavailable(_) => Status::PoolUnavailable,
+            Self::Busy => Status::Busy,
+            Self::Forked => Status::Forked,
+            Self::Unsupported(_) => Status::Unsupported,
+            Self::Internal(_) => Status::Internal,
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn retriable(&self) -> bool {
+        match self {
+            Self::Rejected(rejected) => rejected.retriable,
+            other => other.status().retriable(),
+        }
+    }
+
+    /// When to try again, if that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Rejected(rejected) => rejected.retry_after_ms.map(Duration::from_millis),
+            _ => None,
+        }
+    }
+}
+
+/// A request that was refused before queueing: it never ran and has no events.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+#[non_exhaustive]
+pub struct Rejected {
+    /// Why, as a number.
+    pub status: Status,
+    /// Which rule refused it: `queue`, `context` or `state`.
+    pub policy: &'static str,
+    /// Whether the same request may be accepted later.
+    pub retriable: bool,
+    /// When to try again, in milliseconds, if that is known.
+    pub retry_after_ms: Option<u64>,
+    /// What, where and what to do.
+    pub message: String,
+}
+
+impl Rejected {
+    pub(crate) fn new(status: Status, policy: &'static str, message: impl Into<String>) -> Self {
+        Self { status, policy, retriable: status.retriable(), retry_after_ms: None, message: message.into() }
+    }
+}

@@ -1,0 +1,142 @@
+//! What happens to a request, in order: `Started`, tokens, and exactly one of `Finished` and `Failed`.
+
+use crate::status::Status;
+use serde::Serialize;
+
+/// One event of a request.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A worker took the request up; its prompt is rendered and tokenised.
+    Started(Started),
+    /// The next token.
+    Token(Token),
+    /// The worker failed and the request goes on in another; nothing that was given is taken back.
+    Restarted(Restarted),
+    /// The generation is complete. Terminal.
+    Finished(Finished),
+    /// The request ended without completing. Terminal.
+    Failed(Failed),
+}
+
+impl Event {
+    /// Whether this is the last event of its request.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, Self::Finished(_) | Self::Failed(_))
+    }
+}
+
+/// See [`Event::Started`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Started {
+    /// Index of the worker that runs it.
+    pub worker: u32,
+    /// How many requests were waiting before it when it was submitted.
+    pub queue_position: u32,
+    /// Tokens of the prompt, template and special tokens included.
+    pub prompt_tokens: u32,
+    /// How many of them were already in the KV cache.
+    pub cached_tokens: u32,
+    /// Seed of the sampling: the request's, or the one that was drawn.
+    pub seed: u64,
+}
+
+/// See [`Event::Token`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Token {
+    /// Counted from 0.
+    pub index: u32,
+    /// Id in the model's vocabulary.
+    pub token: i32,
+    /// Its text, always whole UTF-8. Empty while a code point is incomplete; its bytes come with the token that
+    /// completes it.
+    pub text: String,
+    /// The raw logits it was picked from, one per vocabulary entry, if the request asked for them.
+    #[serde(skip)]
+    pub logits: Option<Vec<f32>>,
+}
+
+/// See [`Event::Restarted`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Restarted {
+    /// Counted from 1.
+    pub attempt: u32,
+    /// Tokens that were kept.
+    pub tokens_kept: u32,
+    /// What happened to the worker.
+    pub reason: String,
+}
+
+/// See [`Event::Finished`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Finished {
+    /// What ended the generation.
+    pub reason: FinishReason,
+    /// Text that was held back because its last code point never became complete: U+FFFD stands for it. Mostly empty.
+    pub text: String,
+    /// Token counts.
+    pub usage: Usage,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// What ended a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// The model ended its turn.
+    Stop,
+    /// `max_tokens`, or the end of the slot's context.
+    Length,
+}
+
+/// Token counts of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens that were generated and given as events.
+    pub completion_tokens: u32,
+}
+
+/// Milliseconds spent on a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Timings {
+    /// From `submit` until a worker took it up.
+    pub queued_ms: f64,
+    /// From there until the whole prompt was processed.
+    pub prefill_ms: f64,
+    /// From there until the end.
+    pub decode_ms: f64,
+    /// From `submit` until the first token was given; 0 without one.
+    pub first_token_ms: f64,
+}
+
+/// See [`Event::Failed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Failed {
+    /// Why, as a number.
+    pub status: Status,
+    /// What happened and what to do.
+    pub message: String,
+    /// Whether the same request may succeed when it is sent again.
+    pub retriable: bool,
+    /// When to send it again, in milliseconds, if that is known.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Failed {
+    pub(crate) fn new(status: Status, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), retriable: status.retriable(), retry_after_ms: None }
+    }
+}

@@ -1,0 +1,188 @@
+//! The pipe between a worker and the consumer of one request.
+//!
+//! "Exactly one terminal event and nothing after it" holds by construction: the queue closes itself when a terminal
+//! event is pushed, and a closed queue takes nothing. Whoever pushes a terminal event first wins; cancelling is
+//! pushing one.
+
+use crate::error::{Error, Result};
+use crate::event::{Event, Failed};
+use crate::status::Status;
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+#[derive(Default)]
+pub(crate) struct EventQueue {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    events: VecDeque<Event>,
+    closed: bool,
+    waker: Option<Waker>,
+    waiting: bool,
+}
+
+/// What waiting for an event gave.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Next {
+    /// The next event.
+    Event(Event),
+    /// The time is over; ask again.
+    Timeout,
+    /// The terminal event was given before; there is nothing more.
+    End,
+}
+
+impl EventQueue {
+    /// Adds an event. False if the request has ended before: then the event is dropped.
+    pub(crate) fn push(&self, event: Event) -> bool {
+        let waker = {
+            let mut inner = self.inner.lock();
+            if inner.closed {
+                return false;
+            }
+            inner.closed = event.is_terminal();
+            inner.events.push_back(event);
+            self.changed.notify_all();
+            inner.waker.take()
+        };
+        // Outside the lock: a waker runs the host's code.
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Ends the request at the consumer's wish. What was not read yet is dropped: no token follows a cancel.
+    pub(crate) fn cancel(&self) -> bool {
+        let waker = {
+            let mut inner = self.inner.lock();
+            if inner.closed {
+                return false;
+            }
+            inner.closed = true;
+            inner.events.clear();
+            inner.events.push_back(Event::Failed(Failed::new(Status::Cancelled, "cancelled by the caller")));
+            self.changed.notify_all();
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Whether the terminal event has been pushed (not necessarily read).
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner.lock().closed
+    }
+
+    /// Waits until `deadline` (`None`: without limit) for the next event. One consumer at a time.
+    pub(crate) fn next(&self, deadline: Option<Instant>) -> Result<Next> {
+        let mut inner = self.inner.lock();
+        if inner.waiting {
+            return Err(Error::Busy);
+        }
+        loop {
+            if let Some(event) = inner.events.pop_front() {
+                return Ok(Next::Event(event));
+            }
+            if inner.closed {
+                return Ok(Next::End);
+            }
+            inner.waiting = true;
+            let timed_out = match deadline {
+                None => {
+                    self.changed.wait(&mut inner);
+                    false
+                }
+                Some(deadline) => self.changed.wait_until(&mut inner, deadline).timed_out(),
+            };
+            inner.waiting = false;
+            if timed_out && inner.events.is_empty() && !inner.closed {
+                return Ok(Next::Timeout);
+            }
+        }
+    }
+
+    /// The same for tasks: `Ready(None)` after the terminal event.
+    pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        let mut inner = self.inner.lock();
+        match inner.events.pop_front() {
+            Some(event) => Poll::Ready(Some(event)),
+            None if inner.closed => Poll::Ready(None),
+            None => {
+                inner.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Token;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn token(index: u32) -> Event {
+        Event::Token(Token { index, token: 1, text: "a".into(), logits: None })
+    }
+
+    fn failed() -> Event {
+        Event::Failed(Failed::new(Status::Internal, "x"))
+    }
+
+    #[test]
+    fn nothing_follows_the_terminal_event() {
+        let queue = EventQueue::default();
+        assert!(queue.push(token(0)));
+        assert!(queue.push(failed()));
+        assert!(!queue.push(token(1)));
+        assert!(!queue.push(failed()));
+        assert!(!queue.cancel());
+        assert_eq!(queue.next(None).unwrap(), Next::Event(token(0)));
+        assert_eq!(queue.next(None).unwrap(), Next::Event(failed()));
+        assert_eq!(queue.next(None).unwrap(), Next::End);
+        assert_eq!(queue.next(None).unwrap(), Next::End);
+    }
+
+    #[test]
+    fn cancelling_drops_what_was_not_read() {
+        let queue = EventQueue::default();
+        queue.push(token(0));
+        assert!(queue.cancel());
+        let Next::Event(Event::Failed(failed)) = queue.next(None).unwrap() else { panic!("a token after the cancel") };
+        assert_eq!(failed.status, Status::Cancelled);
+        assert_eq!(queue.next(None).unwrap(), Next::End);
+    }
+
+    #[test]
+    fn a_second_consumer_gets_busy_and_the_first_its_event() {
+        let queue = Arc::new(EventQueue::default());
+        let first = std::thread::spawn({
+            let queue = queue.clone();
+            move || queue.next(None)
+        });
+        while !queue.inner.lock().waiting {
+            std::thread::yield_now();
+        }
+        assert_eq!(queue.next(None).unwrap_err().status(), Status::Busy);
+        queue.push(token(0));
+        assert_eq!(first.join().unwrap().unwrap(), Next::Event(token(0)));
+    }
+
+    #[test]
+    fn times_out_without_losing_anything() {
+        let queue = EventQueue::default();
+        assert_eq!(queue.next(Some(Instant::now() + Duration::from_millis(5))).unwrap(), Next::Timeout);
+        queue.push(token(0));
+        assert_eq!(queue.next(Some(Instant::now())).unwrap(), Next::Event(token(0)));
+    }
+}

@@ -1,0 +1,19 @@
+//! The C API: what `include/llamapen.h` declares. One file per C object; casts, texts and panics are in [`border`].
+//!
+//! The header is generated from these files (`tests/header.rs`); the comments here are its documentation, so they are
+//! written for C callers.
+
+mod border;
+mod engine;
+mod error;
+mod info;
+mod request;
+mod status;
+mod supervisor;
+
+pub use engine::*;
+pub use error::*;
+pub use info::*;
+pub use request::*;
+pub use status::*;
+pub use supervisor::*;

@@ -1,0 +1,126 @@
+//! Supervisors.
+
+use super::border::{free, give, give_text, guard, object, text, timeout};
+use super::engine::llamapen_engine;
+use super::error::llamapen_error;
+use super::request::llamapen_request;
+use super::status::{LLAMAPEN_STATUS_OK, LLAMAPEN_STATUS_TIMEOUT};
+use crate::config::SupervisorConfig;
+use crate::request::Request;
+use crate::supervisor::Supervisor;
+use std::ffi::c_char;
+
+/// Runs one prepared engine: loads, decodes, restarts. May be used by several threads at a time.
+#[allow(non_camel_case_types)]
+pub struct llamapen_supervisor {
+    supervisor: Supervisor,
+}
+
+/// Starts to load the model and returns at once. Requests may be submitted right away.
+///
+/// config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "max_restarts" (10) within
+/// "restart_window_ms" (60000), "stall_limit_ms" (30000). Unknown keys are refused by name.
+/// Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_start(
+    engine: *const llamapen_engine, config: *const c_char, config_len: usize,
+    supervisor: *mut *mut llamapen_supervisor, error: *mut *mut llamapen_error,
+) -> i32 {
+    let make = || {
+        // SAFETY: pointer and length belong together, the engine is NULL or live, as the header demands.
+        let (config, engine) = unsafe { (text("config", config, config_len)?, object("engine", engine)?) };
+        let config = match config.is_empty() {
+            true => SupervisorConfig::default(),
+            false => SupervisorConfig::from_json(config)?,
+        };
+        Ok(llamapen_supervisor { supervisor: Supervisor::start(engine.prepared.clone(), config)? })
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, || give("supervisor", supervisor, make)) }
+}
+
+/// Waits until a worker has decoded its first token: OK, or TIMEOUT after timeout_ms (negative: no limit).
+/// Errors: LOAD_FAILED, OUT_OF_MEMORY, CANCELLED (the load was), POOL_UNAVAILABLE (stopped).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_wait_ready(
+    supervisor: *const llamapen_supervisor, timeout_ms: i64, error: *mut *mut llamapen_error,
+) -> i32 {
+    let body = || {
+        // SAFETY: NULL or live, as the header demands.
+        let ready = unsafe { object("supervisor", supervisor) }?.supervisor.wait_ready(timeout(timeout_ms))?;
+        Ok(if ready { LLAMAPEN_STATUS_OK } else { LLAMAPEN_STATUS_TIMEOUT })
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, body) }
+}
+
+/// Ends a load that is in progress; the supervisor then has failed with CANCELLED. Without one, does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_cancel_load(
+    supervisor: *const llamapen_supervisor, error: *mut *mut llamapen_error,
+) -> i32 {
+    let body = || {
+        // SAFETY: NULL or live, as the header demands.
+        unsafe { object("supervisor", supervisor) }?.supervisor.cancel_load()?;
+        Ok(LLAMAPEN_STATUS_OK)
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, body) }
+}
+
+/// State, load progress (0 to 1), queue depth, workers and the last error as JSON. Waits for no decode. Freed with
+/// llamapen_string_free.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_health_json(
+    supervisor: *const llamapen_supervisor, json: *mut *mut c_char, error: *mut *mut llamapen_error,
+) -> i32 {
+    let make = || {
+        // SAFETY: NULL or live, as the header demands.
+        let health = unsafe { object("supervisor", supervisor) }?.supervisor.health()?;
+        Ok(serde_json::to_string(&health).expect("plain data"))
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, || give_text("json", json, make)) }
+}
+
+/// Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_stop(
+    supervisor: *const llamapen_supervisor, error: *mut *mut llamapen_error,
+) -> i32 {
+    let body = || {
+        // SAFETY: NULL or live, as the header demands.
+        unsafe { object("supervisor", supervisor) }?.supervisor.stop()?;
+        Ok(LLAMAPEN_STATUS_OK)
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, body) }
+}
+
+/// Stops and frees a supervisor. Its requests stay valid and have ended. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_free(supervisor: *mut llamapen_supervisor) {
+    // SAFETY: NULL or live and not used again, as the header demands.
+    unsafe { free(supervisor) }
+}
+
+/// Queues a request. After OK it ends with exactly one terminal event.
+///
+/// request: JSON with exactly one of "prompt" (text), "messages" ([{"role", "content"}], rendered by the chat template in
+/// the model's file) and "tokens" (ids). Optional: "max_tokens", "seed", "temperature" (0.8; 0 is greedy), "top_k" (40),
+/// "top_p" (0.95), "min_p" (0.05), "repeat_penalty" (1), "frequency_penalty" (0), "presence_penalty" (0),
+/// "penalty_last_n" (64), "ignore_eos" (false), "logits" (false). Unknown keys are refused by name.
+/// Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_submit(
+    supervisor: *const llamapen_supervisor, request: *const c_char, request_len: usize,
+    handle: *mut *mut llamapen_request, error: *mut *mut llamapen_error,
+) -> i32 {
+    let make = || {
+        // SAFETY: pointer and length belong together, the supervisor is NULL or live, as the header demands.
+        let (json, supervisor) = unsafe { (text("request", request, request_len)?, object("supervisor", supervisor)?) };
+        Ok(llamapen_request::new(supervisor.supervisor.submit(Request::from_json(json)?)?))
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, || give("handle", handle, make)) }
+}

@@ -1,0 +1,3 @@
+//! Fault domains: where native code runs, and how what goes wrong there is kept there.
+
+pub(crate) mod thread;

@@ -1,0 +1,115 @@
+//! A context: KV cache, compute threads, decoding.
+
+use super::{Model, NativeError, error, sys};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+
+/// One llama.cpp context with its own compute threads. Belongs to the thread that uses it; may be moved between.
+pub(crate) struct Context {
+    raw: NonNull<sys::lp_context>,
+    n_vocab: usize,
+    // Both are read by the context and must outlive it.
+    _abort: Arc<AtomicI32>,
+    _model: Arc<Model>,
+}
+
+// SAFETY: llama.cpp binds a context to no thread; `&mut self` on every use keeps it to one at a time.
+unsafe impl Send for Context {}
+
+pub(crate) struct ContextParams {
+    /// Positions per sequence.
+    pub n_ctx: u32,
+    pub n_seq: u32,
+    /// Most tokens of a batch.
+    pub n_ubatch: u32,
+    pub n_threads: u32,
+}
+
+/// Tokens to decode together. Reused between decodes, so that none allocates.
+#[derive(Default)]
+pub(crate) struct Batch {
+    tokens: Vec<i32>,
+    positions: Vec<i32>,
+    sequences: Vec<i32>,
+    outputs: Vec<i8>,
+}
+
+impl Batch {
+    pub(crate) fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.sequences.clear();
+        self.outputs.clear();
+    }
+
+    /// Adds a token; returns its index, by which [`Context::logits`] finds its logits if `output`.
+    pub(crate) fn push(&mut self, token: i32, position: u32, sequence: u32, output: bool) -> usize {
+        self.tokens.push(token);
+        self.positions.push(i32::try_from(position).expect("prepare() bounds n_ctx"));
+        self.sequences.push(i32::try_from(sequence).expect("prepare() bounds slots"));
+        self.outputs.push(i8::from(output));
+        self.tokens.len() - 1
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+impl Context {
+    /// Allocates KV cache and compute buffers and starts the compute threads. A non-zero `abort` ends a running decode.
+    pub(crate) fn new(model: Arc<Model>, params: &ContextParams, abort: Arc<AtomicI32>) -> Result<Self, NativeError> {
+        let params = sys::lp_context_params {
+            n_ctx: params.n_ctx,
+            n_seq: params.n_seq,
+            n_ubatch: params.n_ubatch,
+            n_threads: params.n_threads,
+            abort_flag: abort.as_ptr(),
+        };
+        // SAFETY: model and flag are kept alive beside the context.
+        let raw = error::value(|e| unsafe { sys::lp_context_new(model.as_ptr(), &params, e) }, |c| c.is_null())?;
+        let raw = NonNull::new(raw).expect("checked by value()");
+        Ok(Self { raw, n_vocab: model.n_vocab(), _abort: abort, _model: model })
+    }
+
+    /// Processes the batch. After an exception the context must not be used again.
+    pub(crate) fn decode(&mut self, batch: &Batch) -> Result<(), NativeError> {
+        // SAFETY: the four arrays have the same length, by construction of Batch.
+        error::status(|e| unsafe {
+            sys::lp_decode(
+                self.raw.as_ptr(), batch.tokens.as_ptr(), batch.positions.as_ptr(), batch.sequences.as_ptr(),
+                batch.outputs.as_ptr(), batch.tokens.len(), e,
+            )
+        })
+    }
+
+    /// Logits of the token with this index in the last batch.
+    pub(crate) fn logits(&mut self, index: usize) -> Result<&[f32], NativeError> {
+        let i = i32::try_from(index).expect("a batch is no larger than n_ubatch");
+        // SAFETY: llama.cpp returns n_vocab values that live until the next decode, which needs `&mut self`.
+        unsafe {
+            let logits = error::value(|e| sys::lp_logits(self.raw.as_ptr(), i, e), |p| p.is_null())?;
+            Ok(std::slice::from_raw_parts(logits, self.n_vocab))
+        }
+    }
+
+    /// Forgets a whole sequence.
+    pub(crate) fn clear(&mut self, sequence: u32) -> Result<(), NativeError> {
+        let sequence = i32::try_from(sequence).expect("prepare() bounds slots");
+        // SAFETY: the context is alive. A whole sequence can be forgotten by every kind of memory.
+        error::value(|e| unsafe { sys::lp_seq_remove(self.raw.as_ptr(), sequence, -1, -1, e) }, |done| !done)?;
+        Ok(())
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: made by lp_context_new, freed once.
+        unsafe { sys::lp_context_free(self.raw.as_ptr()) }
+    }
+}

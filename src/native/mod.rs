@@ -1,0 +1,40 @@
+//! Safe wrappers over the C++ shim, which is the only door to llama.cpp. All calls into it are here.
+//!
+//! Every wrapper is a plain owner: it frees what it made, when it is dropped, in an order that the types enforce.
+
+mod context;
+mod error;
+mod log;
+mod model;
+mod sampler;
+
+pub(crate) use context::{Batch, Context, ContextParams};
+pub(crate) use error::{NativeError, NativeStatus};
+pub(crate) use model::{LoadParams, Model, apply_chat_template};
+pub(crate) use sampler::{Sampler, Sampling};
+
+#[allow(non_camel_case_types, non_upper_case_globals, dead_code, missing_docs, clippy::all)]
+mod sys {
+    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+}
+
+use std::sync::OnceLock;
+
+/// Initialises llama.cpp, once per process and not before the first supervisor needs it.
+pub(crate) fn init_backend() -> Result<(), NativeError> {
+    static DONE: OnceLock<Result<(), NativeError>> = OnceLock::new();
+    DONE.get_or_init(|| {
+        error::status(|e| {
+            // SAFETY: `log::line` has the signature of lp_log_fn, does not unwind and lives for ever.
+            unsafe { sys::lp_backend_init(Some(log::line), e) }
+        })
+    })
+    .clone()
+}
+
+/// Throws a C++ exception inside the shim and returns what came of it.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn throw_exception() -> Result<(), NativeError> {
+    // SAFETY: takes nothing but the error to fill.
+    error::status(|e| unsafe { sys::lp_fault_throw(e) })
+}

@@ -1,0 +1,158 @@
+//! A loaded model: weights, vocabulary, chat template.
+
+use super::{NativeError, NativeStatus, error, sys};
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// Weights and vocabulary, shared read-only by all contexts of the process.
+pub(crate) struct Model(NonNull<sys::lp_model>);
+
+// SAFETY: llama.cpp only reads a loaded model. Its vocabulary functions take it as const; contexts of several threads
+// share it, which is llama.cpp's own way of running parallel contexts.
+unsafe impl Send for Model {}
+// SAFETY: as above.
+unsafe impl Sync for Model {}
+
+pub(crate) struct LoadParams {
+    pub use_mmap: bool,
+    pub use_mlock: bool,
+}
+
+impl Model {
+    /// Loads the file at `path`. `progress` gets 0.0 to 1.0 now and then, and ends the load by returning false.
+    pub(crate) fn load(
+        path: &Path, params: &LoadParams, mut progress: impl FnMut(f32) -> bool,
+    ) -> Result<Self, NativeError> {
+        let failed = |message: &str| NativeError { status: NativeStatus::Failed, message: message.into() };
+        let path = path.to_str().ok_or_else(|| failed("the path is not UTF-8"))?;
+        let path = CString::new(path).map_err(|_| failed("the path holds a NUL character"))?;
+
+        unsafe extern "C" fn trampoline<F: FnMut(f32) -> bool>(done: f32, user: *mut c_void) -> bool {
+            // SAFETY: `user` is the closure below, which outlives the load and is called by one thread at a time.
+            let progress = unsafe { &mut *user.cast::<F>() };
+            // Nothing may unwind into C++: a panic ends the load.
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| progress(done))).unwrap_or(false)
+        }
+        fn callback<F: FnMut(f32) -> bool>(_: &F) -> unsafe extern "C" fn(f32, *mut c_void) -> bool {
+            trampoline::<F>
+        }
+
+        let params = sys::lp_model_params {
+            use_mmap: params.use_mmap,
+            use_mlock: params.use_mlock,
+            progress: Some(callback(&progress)),
+            user: (&raw mut progress).cast(),
+        };
+        // SAFETY: path ends with NUL, params and the closure live until the call returns.
+        let model = error::value(|e| unsafe { sys::lp_model_load(path.as_ptr(), &params, e) }, |m| m.is_null())?;
+        Ok(Self(NonNull::new(model).expect("checked by value()")))
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::lp_model {
+        self.0.as_ptr()
+    }
+
+    pub(crate) fn n_vocab(&self) -> usize {
+        // SAFETY: the model is alive.
+        let n = unsafe { sys::lp_model_n_vocab(self.as_ptr()) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
+    /// Tokens of `text`. `add_special` adds what the vocabulary puts before a text (BOS); special tokens written out in
+    /// the text are recognised.
+    pub(crate) fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<i32>, NativeError> {
+        // A token has one byte at least; two more for BOS and EOS.
+        let mut tokens = vec![0; text.len() + 2];
+        loop {
+            // SAFETY: pointers and lengths belong together; text need not end with NUL.
+            let needed = error::value(
+                |e| unsafe {
+                    sys::lp_tokenize(
+                        self.as_ptr(), text.as_ptr().cast(), text.len(), add_special, true, tokens.as_mut_ptr(),
+                        tokens.len(), e,
+                    )
+                },
+                |n| *n < 0,
+            )? as usize;
+            let fits = needed <= tokens.len();
+            tokens.resize(needed, 0);
+            if fits {
+                return Ok(tokens);
+            }
+        }
+    }
+
+    /// Appends the bytes of `token` to `out`. A token may be a part of a code point. Control tokens have no text.
+    pub(crate) fn token_bytes(&self, token: i32, out: &mut Vec<u8>) -> Result<(), NativeError> {
+        let mut buffer = [0u8; 256];
+        let needed = self.piece(token, &mut buffer)?;
+        if let Some(bytes) = buffer.get(..needed) {
+            out.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let mut buffer = vec![0; needed];
+        self.piece(token, &mut buffer)?;
+        out.append(&mut buffer);
+        Ok(())
+    }
+
+    fn piece(&self, token: i32, buffer: &mut [u8]) -> Result<usize, NativeError> {
+        // SAFETY: pointer and length belong together.
+        let needed = error::value(
+            |e| unsafe {
+                sys::lp_token_to_piece(self.as_ptr(), token, false, buffer.as_mut_ptr().cast(), buffer.len(), e)
+            },
+            |n| *n < 0,
+        )?;
+        Ok(needed as usize)
+    }
+
+    /// Whether this token ends a generation (end of text, end of turn).
+    pub(crate) fn is_eog(&self, token: i32) -> bool {
+        // SAFETY: the model is alive; the token came from its own vocabulary.
+        unsafe { sys::lp_token_is_eog(self.as_ptr(), token) }
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: made by lp_model_load, freed once; contexts hold an Arc, so none is left.
+        unsafe { sys::lp_model_free(self.as_ptr()) }
+    }
+}
+
+/// Renders (role, content) pairs by the text of a chat template, ending where the assistant is to speak.
+pub(crate) fn apply_chat_template(template: &str, messages: &[(&str, &str)]) -> Result<String, NativeError> {
+    let nul = |_| NativeError { status: NativeStatus::Failed, message: "a text holds a NUL character".into() };
+    let template = CString::new(template).map_err(nul)?;
+    let strings = |pick: fn(&(&str, &str)) -> Vec<u8>| {
+        messages.iter().map(pick).map(CString::new).collect::<Result<Vec<_>, _>>().map_err(nul)
+    };
+    let roles = strings(|m| m.0.into())?;
+    let contents = strings(|m| m.1.into())?;
+    let pointers = |texts: &[CString]| texts.iter().map(|t| t.as_c_str().as_ptr()).collect::<Vec<*const c_char>>();
+    let (roles_ptr, contents_ptr) = (pointers(&roles), pointers(&contents));
+
+    let bytes: usize = messages.iter().map(|m| m.0.len() + m.1.len() + 64).sum();
+    let mut buffer = vec![0u8; 256 + 2 * bytes];
+    loop {
+        // One byte is kept back, so that the text always ends with NUL.
+        let capacity = buffer.len() - 1;
+        // SAFETY: the strings live until the end of the function, counts and capacity belong to their pointers.
+        let needed = error::value(
+            |e| unsafe {
+                sys::lp_chat_apply(
+                    template.as_ptr(), roles_ptr.as_ptr(), contents_ptr.as_ptr(), messages.len(), true,
+                    buffer.as_mut_ptr().cast(), capacity, e,
+                )
+            },
+            |n| *n < 0,
+        )? as usize;
+        if needed <= capacity {
+            let text = CStr::from_bytes_until_nul(&buffer).expect("the last byte is NUL");
+            return Ok(text.to_string_lossy().into_owned());
+        }
+        buffer = vec![0; needed + 1];
+    }
+}

@@ -1,0 +1,299 @@
+//! What a caller asks of a model: input, limits and sampling.
+
+use crate::config::{from_json, in_range};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Message {
+    /// `system`, `user` or `assistant`; other roles go to the model's template as they are.
+    pub role: String,
+    /// What was said. No NUL: templates end a text there.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of any role.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+
+    /// A message of the user.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self::new("user", content)
+    }
+
+    /// Instructions to the model.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self::new("system", content)
+    }
+
+    /// An earlier answer of the model.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self::new("assistant", content)
+    }
+}
+
+/// A request for generated text. Exactly one of `prompt`, `messages` and `tokens` is given.
+///
+/// ```
+/// use llamapen::{Message, Request};
+/// let request = Request::chat([Message::user("Why is the sky blue?")]).with_max_tokens(64).with_temperature(0.0);
+/// assert!(request.validate().is_ok());
+/// assert!(Request::prompt("x").with_top_p(2.0).validate().is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct Request {
+    /// Text to go on from, as it is: special tokens in it are recognised, no template is applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// A conversation, rendered by the chat template in the model's file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Message>>,
+    /// Token ids to go on from, as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Vec<i32>>,
+    /// Most tokens to generate, at least 1. Default: what is left of the slot's context.
+    pub max_tokens: Option<u32>,
+    /// Seed of the sampling. Default: drawn, and reported in `Started`. Equal seeds give equal texts.
+    pub seed: Option<u64>,
+    /// 0 picks the likeliest token always (greedy); higher is more varied, up to 100. Default: 0.8.
+    pub temperature: f32,
+    /// Keeps the likeliest `top_k` tokens; 0 keeps all. Default: 40.
+    pub top_k: u32,
+    /// Keeps the likeliest tokens that reach this probability together, 0 to 1; 1 keeps all. Default: 0.95.
+    pub top_p: f32,
+    /// Drops tokens less likely than this share of the likeliest, 0 to 1; 0 drops none. Default: 0.05.
+    pub min_p: f32,
+    /// Divides the logit of tokens among the last `penalty_last_n`, above 0 up to 10; 1 changes nothing. Default: 1.
+    pub repeat_penalty: f32,
+    /// Taken off the logit for every occurrence, -10 to 10. Default: 0.
+    pub frequency_penalty: f32,
+    /// Taken off the logit once a token occurred, -10 to 10. Default: 0.
+    pub presence_penalty: f32,
+    /// How many of the last tokens the penalties look at, up to 65536; 0 turns them off. Default: 64.
+    pub penalty_last_n: u32,
+    /// Goes on past the model's end-of-generation tokens. Default: false.
+    pub ignore_eos: bool,
+    /// Gives every token's raw logits (one `f32` per vocabulary entry, before sampling) with it. Default: false.
+    pub logits: bool,
+    /// A fault to provoke, in builds with the `fault-injection` feature.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+/// A fault that a worker provokes in itself, after the first token of the request: for tests of the containment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Fault {
+    /// A Rust panic in the worker's loop.
+    Panic,
+    /// A C++ exception inside the shim.
+    CppException,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            prompt: None,
+            messages: None,
+            tokens: None,
+            max_tokens: None,
+            seed: None,
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            penalty_last_n: 64,
+            ignore_eos: false,
+            logits: false,
+            fault: None,
+        }
+    }
+}
+
+impl Request {
+    /// Goes on from a text.
+    pub fn prompt(text: impl Into<String>) -> Self {
+        Self { prompt: Some(text.into()), ..Self::default() }
+    }
+
+    /// Answers a conversation.
+    pub fn chat(messages: impl IntoIterator<Item = Message>) -> Self {
+        Self { messages: Some(messages.into_iter().collect()), ..Self::default() }
+    }
+
+    /// Goes on from token ids.
+    pub fn tokens(tokens: impl Into<Vec<i32>>) -> Self {
+        Self { tokens: Some(tokens.into()), ..Self::default() }
+    }
+
+    /// Reads a request from JSON; what is missing takes its default.
+    pub fn from_json(json: &str) -> Result<Self> {
+        from_json("request", json)
+    }
+
+    /// Sets [`max_tokens`](Self::max_tokens).
+    #[must_use]
+    pub fn with_max_tokens(mut self, n: u32) -> Self {
+        self.max_tokens = Some(n);
+        self
+    }
+
+    /// Sets [`seed`](Self::seed).
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Sets [`temperature`](Self::temperature).
+    #[must_use]
+    pub fn with_temperature(mut self, temperature: f32) -> Self {
+        self.temperature = temperature;
+        self
+    }
+
+    /// Sets [`top_k`](Self::top_k).
+    #[must_use]
+    pub fn with_top_k(mut self, top_k: u32) -> Self {
+        self.top_k = top_k;
+        self
+    }
+
+    /// Sets [`top_p`](Self::top_p).
+    #[must_use]
+    pub fn with_top_p(mut self, top_p: f32) -> Self {
+        self.top_p = top_p;
+        self
+    }
+
+    /// Sets [`min_p`](Self::min_p).
+    #[must_use]
+    pub fn with_min_p(mut self, min_p: f32) -> Self {
+        self.min_p = min_p;
+        self
+    }
+
+    /// Sets [`repeat_penalty`](Self::repeat_penalty).
+    #[must_use]
+    pub fn with_repeat_penalty(mut self, penalty: f32) -> Self {
+        self.repeat_penalty = penalty;
+        self
+    }
+
+    /// Sets [`ignore_eos`](Self::ignore_eos).
+    #[must_use]
+    pub fn with_ignore_eos(mut self, ignore: bool) -> Self {
+        self.ignore_eos = ignore;
+        self
+    }
+
+    /// Sets [`logits`](Self::logits).
+    #[must_use]
+    pub fn with_logits(mut self, logits: bool) -> Self {
+        self.logits = logits;
+        self
+    }
+
+    /// Sets [`fault`](Self::fault).
+    #[must_use]
+    pub fn with_fault(mut self, fault: Fault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+
+    /// Refuses what no model could run: values out of range, no input or several.
+    pub fn validate(&self) -> Result<()> {
+        self.validate_input()?;
+        if self.max_tokens == Some(0) {
+            return Err(Error::invalid("max_tokens", "0 generates nothing; give at least 1 or leave it out"));
+        }
+        in_range("temperature", self.temperature, 0.0..=100.0)?;
+        in_range("top_k", self.top_k, 0..=i32::MAX as u32)?;
+        in_range("top_p", self.top_p, 0.0..=1.0)?;
+        in_range("min_p", self.min_p, 0.0..=1.0)?;
+        in_range("repeat_penalty", self.repeat_penalty, f32::MIN_POSITIVE..=10.0)?;
+        in_range("frequency_penalty", self.frequency_penalty, -10.0..=10.0)?;
+        in_range("presence_penalty", self.presence_penalty, -10.0..=10.0)?;
+        in_range("penalty_last_n", self.penalty_last_n, 0..=65_536)?;
+        if self.fault.is_some() && !cfg!(feature = "fault-injection") {
+            return Err(Error::Unsupported("fault: this build has no fault injection (cargo feature `fault-injection`)".into()));
+        }
+        Ok(())
+    }
+
+    fn validate_input(&self) -> Result<()> {
+        match (&self.prompt, &self.messages, &self.tokens) {
+            (Some(text), None, None) if text.is_empty() => Err(Error::invalid("prompt", "is empty")),
+            (None, None, Some(tokens)) if tokens.is_empty() => Err(Error::invalid("tokens", "is empty")),
+            (None, Some(messages), None) => {
+                if messages.is_empty() {
+                    return Err(Error::invalid("messages", "is empty"));
+                }
+                for (i, message) in messages.iter().enumerate() {
+                    if message.role.is_empty() {
+                        return Err(Error::invalid(format!("messages[{i}].role"), "is empty"));
+                    }
+                    for (field, text) in [("role", &message.role), ("content", &message.content)] {
+                        if let Some(at) = text.find('\0') {
+                            let problem = format!("holds a NUL character at byte {at}, where the template would end the text");
+                            return Err(Error::invalid(format!("messages[{i}].{field}"), problem));
+                        }
+                    }
+                }
+                Ok(())
+            }
+            (Some(_), None, None) | (None, None, Some(_)) => Ok(()),
+            (None, None, None) => Err(Error::invalid("request", "has no input; give prompt, messages or tokens")),
+            _ => Err(Error::invalid("request", "has more than one input; give only one of prompt, messages and tokens")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_one_input() {
+        let both = Request { messages: Some(vec![Message::user("b")]), ..Request::prompt("a") };
+        for bad in [Request::default(), both, Request::prompt(""), Request::tokens([]), Request::chat([])] {
+            assert_eq!(bad.validate().unwrap_err().status(), crate::Status::InvalidParams, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_name_the_field_and_refuse_nan() {
+        let bad = [
+            ("temperature", Request::prompt("a").with_temperature(-0.1)),
+            ("temperature", Request::prompt("a").with_temperature(f32::NAN)),
+            ("top_p", Request::prompt("a").with_top_p(1.5)),
+            ("min_p", Request::prompt("a").with_min_p(f32::INFINITY)),
+            ("repeat_penalty", Request::prompt("a").with_repeat_penalty(0.0)),
+            ("max_tokens", Request::prompt("a").with_max_tokens(0)),
+            ("messages[0].content", Request::chat([Message::user("a\0b")])),
+        ];
+        for (field, request) in bad {
+            let error = request.validate().unwrap_err();
+            assert!(error.to_string().starts_with(&format!("{field}:")), "{error}");
+        }
+    }
+
+    #[test]
+    fn json_takes_defaults_and_refuses_unknown_keys() {
+        let request = Request::from_json(r#"{"prompt": "a", "seed": 7}"#).unwrap();
+        assert_eq!(request, Request::prompt("a").with_seed(7));
+        let error = Request::from_json(r#"{"prompt": "a", "temprature": 1}"#).unwrap_err();
+        assert!(error.to_string().contains("temprature"), "{error}");
+    }
+}

@@ -1,0 +1,248 @@
+//! The supervisor's own thread: starts the loader and the workers, hears how they end, restarts them.
+
+use super::restart::{RestartLimiter, backoff};
+use super::shared::{Shared, Stage, fail_all};
+use crate::error::{Error, Result};
+use crate::isolation::thread;
+use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
+use crate::status::Status;
+use crate::worker::{Worker, WorkerFault};
+use crossbeam_channel::RecvTimeoutError;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often the loop turns when nothing happens.
+const TURN: Duration = Duration::from_millis(500);
+
+/// What the control thread hears.
+pub(super) enum Report {
+    /// The loader ended: with a model, an error of llama.cpp, or the text of a panic.
+    Loaded(Result<Result<Model, NativeError>, String>),
+    /// A worker decoded its first token.
+    Ready(usize),
+    /// A worker ended: in order (because the queue closed), with a fault, or with the text of a panic.
+    Ended(usize, Result<Result<(), WorkerFault>, String>),
+    Stop,
+}
+
+pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
+    let control = {
+        let shared = shared.clone();
+        move || Control::new(shared).run()
+    };
+    let done = {
+        let shared = shared.clone();
+        move |end: Result<(), String>| match end {
+            Ok(()) => shared.set_stage(Stage::Stopped),
+            Err(panic) => {
+                let message = format!("the supervisor's own thread panicked (please report it): {panic}");
+                shared.close_queue(Status::Internal, &message);
+                shared.workers.iter().for_each(|w| fail_all(w.take_jobs(), Status::Internal, &message));
+                shared.set_stage(Stage::Failed(Status::Internal, message));
+            }
+        }
+    };
+    let handle = thread::spawn("llamapen-control".into(), control, done).map_err(no_thread)?;
+    *shared.control.lock() = Some(handle);
+    Ok(())
+}
+
+fn no_thread(error: std::io::Error) -> Error {
+    Error::Internal(format!("the system gives no thread: {error}"))
+}
+
+struct Control {
+    shared: Arc<Shared>,
+    model: Option<Arc<Model>>,
+    loader: Option<JoinHandle<()>>,
+    workers: Vec<Slot>,
+    limiter: RestartLimiter,
+    stopping: bool,
+    /// Whether any worker was ever ready: a first start that fails is not tried again.
+    was_ready: bool,
+}
+
+/// The control thread's view of one worker.
+#[derive(Default)]
+struct Slot {
+    thread: Option<JoinHandle<()>>,
+    restart_at: Option<Instant>,
+    /// Failures in a row without having been ready.
+    failures: u32,
+}
+
+impl Control {
+    fn new(shared: Arc<Shared>) -> Self {
+        let config = &shared.config;
+        let limiter = RestartLimiter::new(config.max_restarts, Duration::from_millis(config.restart_window_ms));
+        let workers = shared.workers.iter().map(|_| Slot::default()).collect();
+        Self { shared, model: None, loader: None, workers, limiter, stopping: false, was_ready: false }
+    }
+
+    fn run(mut self) {
+        self.start_loader();
+        loop {
+            self.shared.control_turned();
+            if self.stopping && self.loader.is_none() && self.workers.iter().all(|w| w.thread.is_none()) {
+                return;
+            }
+            self.restart_due();
+            let next = self.workers.iter().filter_map(|w| w.restart_at).min();
+            let wait = next.map_or(TURN, |at| at.saturating_duration_since(Instant::now()).min(TURN));
+            match self.shared.reports.recv_timeout(wait) {
+                Ok(Report::Loaded(result)) => self.loaded(result),
+                Ok(Report::Ready(i)) => self.ready(i),
+                Ok(Report::Ended(i, end)) => self.ended(i, end),
+                Ok(Report::Stop) | Err(RecvTimeoutError::Disconnected) => self.stopping = true,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn start_loader(&mut self) {
+        let (shared, reports) = (self.shared.clone(), self.shared.to_control.clone());
+        let load = move || {
+            native::init_backend()?;
+            let engine = &shared.prepared;
+            let params = LoadParams { use_mmap: engine.use_mmap(), use_mlock: engine.use_mlock() };
+            Model::load(engine.model(), &params, |progress| shared.loading(progress))
+        };
+        let done = move |end| drop(reports.send(Report::Loaded(end)));
+        match thread::spawn("llamapen-load".into(), load, done) {
+            Ok(handle) => self.loader = Some(handle),
+            Err(e) => self.give_up(Status::Internal, no_thread(e).to_string()),
+        }
+    }
+
+    fn loaded(&mut self, result: Result<Result<Model, NativeError>, String>) {
+        join(self.loader.take());
+        let model = self.shared.prepared.model().display().to_string();
+        match result {
+            Ok(Ok(loaded)) => {
+                self.shared.loading(1.0);
+                tracing::info!(model, "model loaded");
+                self.model = Some(Arc::new(loaded));
+                if self.stopping {
+                    self.model = None;
+                    return;
+                }
+                self.shared.set_stage(Stage::Running);
+                (0..self.workers.len()).for_each(|i| self.start_worker(i));
+            }
+            Ok(Err(e)) => {
+                let status = match e.status {
+                    NativeStatus::Aborted => Status::Cancelled,
+                    NativeStatus::OutOfMemory => Status::OutOfMemory,
+                    _ => Status::LoadFailed,
+                };
+                self.give_up(status, format!("loading {model}: {e}"));
+            }
+            Err(panic) => self.give_up(Status::LoadFailed, format!("loading {model}: panic: {panic}")),
+        }
+    }
+
+    fn start_worker(&mut self, i: usize) {
+        let Some(model) = self.model.clone() else { return };
+        let state = self.shared.workers[i].clone();
+        state.beat();
+        let worker = Worker {
+            index: u32::try_from(i).expect("few workers"),
+            model,
+            prepared: self.shared.prepared.clone(),
+            queue: self.shared.queue.clone(),
+            state,
+        };
+        let (reports, done) = (self.shared.to_control.clone(), self.shared.to_control.clone());
+        let body = move || worker.run(|| drop(reports.send(Report::Ready(i))));
+        let done = move |end| drop(done.send(Report::Ended(i, end)));
+        match thread::spawn(format!("llamapen-work-{i}"), body, done) {
+            Ok(handle) => self.workers[i].thread = Some(handle),
+            Err(e) => self.failed(i, WorkerFault { status: Status::OutOfMemory, message: no_thread(e).to_string() }),
+        }
+    }
+
+    fn ready(&mut self, i: usize) {
+        self.was_ready = true;
+        self.workers[i].failures = 0;
+        self.shared.workers[i].set_ready(true);
+        self.shared.worker_changed();
+        tracing::info!(worker = i, "worker ready");
+    }
+
+    fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, String>) {
+        join(self.workers[i].thread.take());
+        let fault = match end {
+            // In order, because the queue was closed: what was still running, or was taken just before, ends here.
+            Ok(Ok(())) => {
+                self.shared.workers[i].set_ready(false);
+                let (status, message) = match self.stopping || self.shared.is_stopping() {
+                    true => (Status::Draining, "the supervisor was stopped"),
+                    false => (Status::PoolUnavailable, "the supervisor gave up; its health says why"),
+                };
+                return fail_all(self.shared.workers[i].take_jobs(), status, message);
+            }
+            Ok(Err(fault)) => fault,
+            Err(panic) => WorkerFault { status: Status::WorkerReset, message: format!("panic: {panic}") },
+        };
+        self.failed(i, fault);
+    }
+
+    fn failed(&mut self, i: usize, fault: WorkerFault) {
+        let state = &self.shared.workers[i];
+        let was_ready = self.workers[i].failures == 0 && state.is_ready(Duration::MAX);
+        state.set_ready(false);
+        let message = format!("worker {i} failed: {fault}");
+        tracing::error!(worker = i, error = %fault, "worker failed");
+        fail_all(state.take_jobs(), Status::WorkerReset, &message);
+        self.shared.set_last_error(message.clone());
+        self.shared.worker_changed();
+        if self.stopping {
+            return;
+        }
+        if !self.was_ready {
+            let status = if fault.status == Status::WorkerReset { Status::LoadFailed } else { fault.status };
+            return self.give_up(status, format!("no worker could be started: {message}"));
+        }
+        let now = Instant::now();
+        if !self.limiter.allow(now) {
+            let config = &self.shared.config;
+            let message = format!(
+                "gave up after {} restarts within {} ms; the last failure: {message}",
+                config.max_restarts, config.restart_window_ms
+            );
+            return self.give_up(Status::PoolUnavailable, message);
+        }
+        let slot = &mut self.workers[i];
+        slot.failures = if was_ready { 0 } else { slot.failures + 1 };
+        slot.restart_at = Some(now + backoff(slot.failures));
+    }
+
+    fn restart_due(&mut self) {
+        for i in 0..self.workers.len() {
+            if self.workers[i].restart_at.is_some_and(|at| at <= Instant::now()) {
+                self.workers[i].restart_at = None;
+                if !self.stopping {
+                    self.shared.workers[i].count_restart();
+                    self.start_worker(i);
+                }
+            }
+        }
+    }
+
+    /// Ends everything for good; the reason stays in the health.
+    fn give_up(&mut self, status: Status, message: String) {
+        tracing::error!(%status, message, "supervisor failed");
+        self.workers.iter_mut().for_each(|w| w.restart_at = None);
+        self.shared.close_queue(status, &message);
+        self.shared.set_stage(Stage::Failed(status, message));
+        self.model = None;
+    }
+}
+
+fn join(handle: Option<JoinHandle<()>>) {
+    if let Some(handle) = handle {
+        // It has reported its end, so this is short; a panic was caught and reported before.
+        let _ = handle.join();
+    }
+}

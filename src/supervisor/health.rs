@@ -1,0 +1,54 @@
+//! What a supervisor says of itself.
+
+use serde::Serialize;
+
+/// State of a supervisor as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
+pub enum State {
+    /// Loading the model or making the first contexts.
+    Starting,
+    /// Every worker is ready.
+    Ready,
+    /// Some workers are ready.
+    Degraded,
+    /// No worker is ready; failed ones are restarted.
+    Backoff,
+    /// Gave up: the model could not be loaded, or workers failed too often.
+    Failed,
+    /// Stopped by its owner.
+    Stopped,
+}
+
+/// A look at a supervisor. Taking it waits for no decode.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Health {
+    /// See [`State`].
+    pub state: State,
+    /// The supervisor's own loop turns.
+    pub live: bool,
+    /// At least one worker has decoded a real token since its start, and its loop turned within the stall limit.
+    pub ready: bool,
+    /// How much of the model is loaded, 0 to 1.
+    pub load_progress: f32,
+    /// Requests that wait for a slot.
+    pub queue_depth: usize,
+    /// One entry per worker.
+    pub workers: Vec<WorkerHealth>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// A look at a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WorkerHealth {
+    /// As in [`Health::ready`], for this one.
+    pub ready: bool,
+    /// How often it was restarted.
+    pub restarts: u32,
+    /// Requests in its slots.
+    pub active: usize,
+}

@@ -1,0 +1,109 @@
+//! The supervisor: runs what was prepared, and decides nothing about the model.
+
+mod admission;
+mod control;
+mod exit;
+mod health;
+mod queue;
+mod restart;
+mod shared;
+
+pub use health::{Health, State, WorkerHealth};
+pub(crate) use crate::job::Job;
+pub(crate) use queue::{Popped, Queue};
+
+use crate::config::SupervisorConfig;
+use crate::error::{Error, Rejected, Result};
+use crate::prepare::PreparedEngine;
+use crate::request::Request;
+use crate::status::Status;
+use crate::stream::TokenStream;
+use queue::PushError;
+use shared::Shared;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Owns the workers, their queue and their restarts. One per [`PreparedEngine`].
+///
+/// All methods may be called from any thread. Dropping it stops it: streams still running end with `Draining`.
+pub struct Supervisor {
+    shared: Arc<Shared>,
+}
+
+impl Supervisor {
+    /// Starts to load and returns at once; the state is `Starting`. Requests may be submitted right away.
+    ///
+    /// # Errors
+    /// `StaleEngine` if `engine` does not fit this build, this machine or its file any more; `InvalidParams` for a
+    /// configuration out of range; `Internal` if the system gives no thread.
+    pub fn start(engine: PreparedEngine, config: SupervisorConfig) -> Result<Self> {
+        config.validate()?;
+        engine.verify()?;
+        let shared = Arc::new(Shared::new(engine, config));
+        exit::watch(&shared);
+        control::start(&shared)?;
+        Ok(Self { shared })
+    }
+
+    /// Waits until a worker is ready: true, or false when `timeout` passed first. `None` waits without limit.
+    ///
+    /// # Errors
+    /// What made the start fail (`LoadFailed`, `OutOfMemory`, `Cancelled`), or `PoolUnavailable` once stopped.
+    pub fn wait_ready(&self, timeout: Option<Duration>) -> Result<bool> {
+        self.shared.check_process()?;
+        self.shared.wait_ready(timeout.and_then(|t| Instant::now().checked_add(t)))
+    }
+
+    /// Ends a load that is in progress; the supervisor then is `Failed` with `Cancelled`. Without one, does nothing.
+    pub fn cancel_load(&self) -> Result<()> {
+        self.shared.check_process()?;
+        self.shared.cancel_load();
+        Ok(())
+    }
+
+    /// A look at state, progress, queue and workers. Waits for no decode.
+    pub fn health(&self) -> Result<Health> {
+        self.shared.check_process()?;
+        Ok(self.shared.health())
+    }
+
+    /// Queues a request. What is known to be wrong with it is an error here; after `Ok` its stream ends with exactly
+    /// one terminal event.
+    ///
+    /// # Errors
+    /// `InvalidParams`, or a [`Rejected`]: `ContextOverflow`, `QueueFull`, `PoolUnavailable`.
+    pub fn submit(&self, request: Request) -> Result<TokenStream> {
+        self.shared.check_process()?;
+        request.validate()?;
+        admission::check(&request, &self.shared.prepared)?;
+        let job = Arc::new(Job::new(self.shared.next_id(), request, Arc::downgrade(&self.shared.queue)));
+        match self.shared.queue.push(job.clone()) {
+            Ok(()) => Ok(TokenStream::new(job)),
+            Err(PushError::Closed) => Err(self.shared.unavailable()),
+            Err(PushError::Full(capacity)) => {
+                let message = format!("the queue is full: {capacity} requests are waiting; try again later, or start with a larger queue_capacity");
+                Err(Error::Rejected(Rejected::new(Status::QueueFull, "queue", message)))
+            }
+        }
+    }
+
+    /// The engine it runs.
+    #[must_use]
+    pub fn engine(&self) -> &PreparedEngine {
+        &self.shared.prepared
+    }
+
+    /// Ends all requests with `Draining`, stops all threads and frees the model. Returns when that is done. Idempotent.
+    pub fn stop(&self) -> Result<()> {
+        self.shared.check_process()?;
+        self.shared.stop();
+        Ok(())
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        // In a forked child there are no threads to stop, and locks may be held for ever.
+        let _ = self.stop();
+    }
+}

@@ -1,0 +1,127 @@
+//! The bounded queue of requests that wait for a slot. First in, first out.
+//!
+//! A channel would do for order and bound, but a cancelled request has to give its place back at once, and closing
+//! has to return what is left.
+
+use crate::job::Job;
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) struct Queue {
+    capacity: usize,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+struct Inner {
+    waiting: VecDeque<(Arc<Job>, u32)>,
+    open: bool,
+}
+
+/// What a worker got from the queue.
+pub(crate) enum Popped {
+    /// A request, and how many were waiting before it when it came.
+    Job(Arc<Job>, u32),
+    Empty,
+    Closed,
+}
+
+pub(crate) enum PushError {
+    Full(usize),
+    Closed,
+}
+
+impl Queue {
+    pub(crate) fn new(capacity: u32) -> Self {
+        let inner = Inner { waiting: VecDeque::new(), open: true };
+        Self { capacity: capacity as usize, inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
+    pub(crate) fn push(&self, job: Arc<Job>) -> Result<(), PushError> {
+        let mut inner = self.inner.lock();
+        if !inner.open {
+            return Err(PushError::Closed);
+        }
+        let position = inner.waiting.len();
+        if position >= self.capacity {
+            return Err(PushError::Full(self.capacity));
+        }
+        inner.waiting.push_back((job, u32::try_from(position).unwrap_or(u32::MAX)));
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes the oldest request, waiting for one at most `timeout`. Zero does not wait.
+    pub(crate) fn pop(&self, timeout: Duration) -> Popped {
+        let deadline = Instant::now() + timeout;
+        let mut inner = self.inner.lock();
+        loop {
+            if !inner.open {
+                return Popped::Closed;
+            }
+            if let Some((job, position)) = inner.waiting.pop_front() {
+                return Popped::Job(job, position);
+            }
+            if timeout.is_zero() || self.changed.wait_until(&mut inner, deadline).timed_out() {
+                return Popped::Empty;
+            }
+        }
+    }
+
+    pub(crate) fn remove(&self, id: u64) {
+        self.inner.lock().waiting.retain(|(job, _)| job.id != id);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.inner.lock().waiting.len()
+    }
+
+    /// Takes nothing more and wakes every worker. Returns what was waiting.
+    pub(crate) fn close(&self) -> Vec<Arc<Job>> {
+        let mut inner = self.inner.lock();
+        inner.open = false;
+        self.changed.notify_all();
+        inner.waiting.drain(..).map(|(job, _)| job).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Request;
+
+    fn job(queue: &Arc<Queue>, id: u64) -> Arc<Job> {
+        Arc::new(Job::new(id, Request::prompt("a"), Arc::downgrade(queue)))
+    }
+
+    #[test]
+    fn first_in_first_out_bounded_and_a_cancelled_job_gives_its_place_back() {
+        let queue = Arc::new(Queue::new(2));
+        let (a, b, c) = (job(&queue, 1), job(&queue, 2), job(&queue, 3));
+        assert!(queue.push(a.clone()).is_ok() && queue.push(b).is_ok());
+        assert!(matches!(queue.push(c.clone()), Err(PushError::Full(2))));
+        a.cancel().unwrap();
+        assert!(queue.push(c).is_ok());
+        let ids: Vec<_> = std::iter::from_fn(|| match queue.pop(Duration::ZERO) {
+            Popped::Job(job, _) => Some(job.id),
+            _ => None,
+        })
+        .collect();
+        assert_eq!(ids, [2, 3]);
+    }
+
+    #[test]
+    fn closing_wakes_a_waiting_worker_and_returns_the_rest() {
+        let queue = Arc::new(Queue::new(8));
+        let worker = std::thread::spawn({
+            let queue = queue.clone();
+            move || matches!(queue.pop(Duration::from_secs(60)), Popped::Closed)
+        });
+        std::thread::sleep(Duration::from_millis(10));
+        assert!(queue.close().is_empty());
+        assert!(worker.join().unwrap());
+        assert!(matches!(queue.push(job(&queue, 1)), Err(PushError::Closed)));
+    }
+}

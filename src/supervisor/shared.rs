@@ -1,0 +1,231 @@
+//! What the owner's handle, the control thread and the workers share.
+
+use super::control::Report;
+use super::health::{Health, State, WorkerHealth};
+use super::queue::Queue;
+use crate::config::SupervisorConfig;
+use crate::error::{Error, Result};
+use crate::event::Failed;
+use crate::isolation::thread;
+use crate::job::Job;
+use crate::prepare::PreparedEngine;
+use crate::status::Status;
+use crate::worker::WorkerState;
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The control loop turns twice a second; a process that was starved of its cores may be late.
+const LIVE_LIMIT: Duration = Duration::from_secs(10);
+
+pub(super) struct Shared {
+    pub prepared: Arc<PreparedEngine>,
+    pub config: SupervisorConfig,
+    pub queue: Arc<Queue>,
+    pub workers: Vec<Arc<WorkerState>>,
+    pub to_control: Sender<Report>,
+    pub reports: Receiver<Report>,
+    pub control: Mutex<Option<JoinHandle<()>>>,
+    stopping: AtomicBool,
+    load_cancelled: AtomicBool,
+    load_progress: AtomicU32,
+    phase: Mutex<Phase>,
+    phase_changed: Condvar,
+    epoch: Instant,
+    last_turn_ms: AtomicU64,
+    last_id: AtomicU64,
+    pid: u32,
+}
+
+/// What is decided once, apart from what the workers say.
+struct Phase {
+    stage: Stage,
+    last_error: Option<String>,
+}
+
+#[derive(Clone)]
+pub(super) enum Stage {
+    Starting,
+    Running,
+    /// For good, with what it failed of.
+    Failed(Status, String),
+    Stopped,
+}
+
+impl Shared {
+    pub(super) fn new(prepared: PreparedEngine, config: SupervisorConfig) -> Self {
+        let (to_control, reports) = crossbeam_channel::unbounded();
+        Self {
+            queue: Arc::new(Queue::new(config.queue_capacity)),
+            workers: (0..prepared.workers()).map(|_| Arc::new(WorkerState::new())).collect(),
+            prepared: Arc::new(prepared),
+            config,
+            to_control,
+            reports,
+            control: Mutex::new(None),
+            stopping: AtomicBool::new(false),
+            load_cancelled: AtomicBool::new(false),
+            load_progress: AtomicU32::new(0),
+            phase: Mutex::new(Phase { stage: Stage::Starting, last_error: None }),
+            phase_changed: Condvar::new(),
+            epoch: Instant::now(),
+            last_turn_ms: AtomicU64::new(0),
+            last_id: AtomicU64::new(0),
+            pid: std::process::id(),
+        }
+    }
+
+    pub(super) fn check_process(&self) -> Result<()> {
+        match self.pid == std::process::id() {
+            true => Ok(()),
+            false => Err(Error::Forked),
+        }
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Called by the loader; false ends the load.
+    pub(super) fn loading(&self, progress: f32) -> bool {
+        self.load_progress.store(progress.to_bits(), Ordering::Relaxed);
+        !self.load_cancelled.load(Ordering::Relaxed) && !self.is_stopping()
+    }
+
+    pub(super) fn cancel_load(&self) {
+        self.load_cancelled.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn control_turned(&self) {
+        let ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_turn_ms.store(ms, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_stage(&self, stage: Stage) {
+        let mut phase = self.phase.lock();
+        if let Stage::Failed(_, message) = &stage {
+            phase.last_error = Some(message.clone());
+        }
+        phase.stage = stage;
+        self.phase_changed.notify_all();
+    }
+
+    pub(super) fn set_last_error(&self, message: String) {
+        self.phase.lock().last_error = Some(message);
+    }
+
+    /// A worker became ready or ceased to be.
+    pub(super) fn worker_changed(&self) {
+        let _phase = self.phase.lock();
+        self.phase_changed.notify_all();
+    }
+
+    fn stall_limit(&self) -> Duration {
+        Duration::from_millis(self.config.stall_limit_ms)
+    }
+
+    fn ready_workers(&self) -> usize {
+        self.workers.iter().filter(|w| w.is_ready(self.stall_limit())).count()
+    }
+
+    pub(super) fn wait_ready(&self, deadline: Option<Instant>) -> Result<bool> {
+        let mut phase = self.phase.lock();
+        loop {
+            match &phase.stage {
+                Stage::Failed(status, message) => return Err(Error::Load { status: *status, message: message.clone() }),
+                Stage::Stopped => return Err(Error::Unavailable("it was stopped".into())),
+                Stage::Running if self.ready_workers() > 0 => return Ok(true),
+                Stage::Starting | Stage::Running => {}
+            }
+            match deadline {
+                None => self.phase_changed.wait(&mut phase),
+                Some(deadline) => {
+                    if self.phase_changed.wait_until(&mut phase, deadline).timed_out() {
+                        return Ok(matches!(phase.stage, Stage::Running) && self.ready_workers() > 0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Why nothing can be submitted any more.
+    pub(super) fn unavailable(&self) -> Error {
+        match &self.phase.lock().stage {
+            Stage::Failed(_, message) => Error::Unavailable(format!("it failed: {message}")),
+            _ => Error::Unavailable("it was stopped".into()),
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let (stage, last_error) = {
+            let phase = self.phase.lock();
+            (phase.stage.clone(), phase.last_error.clone())
+        };
+        let ready = match stage {
+            Stage::Running => self.ready_workers(),
+            _ => 0,
+        };
+        let state = match stage {
+            Stage::Starting => State::Starting,
+            Stage::Failed(..) => State::Failed,
+            Stage::Stopped => State::Stopped,
+            Stage::Running if ready == self.workers.len() => State::Ready,
+            Stage::Running if ready > 0 => State::Degraded,
+            Stage::Running => State::Backoff,
+        };
+        let turned = Duration::from_millis(self.last_turn_ms.load(Ordering::Relaxed));
+        Health {
+            state,
+            live: state != State::Stopped && self.epoch.elapsed().saturating_sub(turned) < LIVE_LIMIT,
+            ready: ready > 0,
+            load_progress: f32::from_bits(self.load_progress.load(Ordering::Relaxed)),
+            queue_depth: self.queue.len(),
+            workers: self.workers.iter().map(|w| self.worker_health(w)).collect(),
+            last_error,
+        }
+    }
+
+    fn worker_health(&self, worker: &WorkerState) -> WorkerHealth {
+        WorkerHealth {
+            ready: worker.is_ready(self.stall_limit()),
+            restarts: worker.restarts(),
+            active: worker.active(),
+        }
+    }
+
+    /// Takes no more requests and ends the waiting ones.
+    pub(super) fn close_queue(&self, status: Status, message: &str) {
+        fail_all(self.queue.close(), status, message);
+    }
+
+    pub(super) fn stop(&self) {
+        const WHY: &str = "the supervisor was stopped";
+        self.stopping.store(true, Ordering::Release);
+        self.close_queue(Status::Draining, WHY);
+        for worker in &self.workers {
+            fail_all(worker.take_jobs(), Status::Draining, WHY);
+            worker.abort();
+        }
+        let _ = self.to_control.send(Report::Stop);
+        // One of our own threads (a waker or log subscriber of the host runs on it) cannot wait for itself.
+        if !thread::is_current() {
+            let mut control = self.control.lock();
+            if let Some(handle) = control.take() {
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+pub(super) fn fail_all(jobs: Vec<Arc<Job>>, status: Status, message: &str) {
+    for job in jobs {
+        job.fail(Failed::new(status, message));
+    }
+}
