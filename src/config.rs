@@ -71,6 +71,13 @@ impl EngineConfig {
         from_json("engine config", json)
     }
 
+    /// The same configuration for another [`model`](Self::model).
+    #[must_use]
+    pub fn with_model(mut self, model: impl Into<PathBuf>) -> Self {
+        self.model = model.into();
+        self
+    }
+
     /// Sets [`n_ctx`](Self::n_ctx).
     #[must_use]
     pub fn with_n_ctx(mut self, n_ctx: u32) -> Self {

@@ -9,7 +9,7 @@ import os
 import sys
 import weakref
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
 from .errors import LlamapenError, error_class
 
@@ -41,7 +41,7 @@ class CEvent(ctypes.Structure):
 
 
 # Functions with a status and a trailing `llamapen_error **`, which `call` adds.
-_CALLS = {
+_CALLS: Dict[str, List[Any]] = {
     "llamapen_build_info_json": [_OUT],
     "llamapen_prepare": [*_TEXT, _OUT],
     "llamapen_engine_from_json": [*_TEXT, _OUT],
@@ -56,11 +56,10 @@ _CALLS = {
     "llamapen_request_cancel": [_POINTER],
 }
 _OTHERS = {
-    "llamapen_abi_version": (ctypes.c_uint32, []),
     "llamapen_status_name": (ctypes.c_char_p, [ctypes.c_int32]),
     "llamapen_string_free": (None, [_POINTER]),
     "llamapen_error_message": (ctypes.c_char_p, [_POINTER]),
-    "llamapen_error_retriable": (ctypes.c_bool, [_POINTER]),
+    "llamapen_error_retriable": (ctypes.c_int32, [_POINTER]),
     "llamapen_error_retry_after_ms": (ctypes.c_int64, [_POINTER]),
     "llamapen_error_free": (None, [_POINTER]),
     "llamapen_engine_free": (None, [_POINTER]),
@@ -96,15 +95,18 @@ def library() -> ctypes.CDLL:
 
 
 def _declare(loaded: ctypes.CDLL, path: Path) -> ctypes.CDLL:
-    for name, (result, arguments) in _OTHERS.items():
-        function = getattr(loaded, name)
-        function.restype, function.argtypes = result, arguments
-    for name, arguments in _CALLS.items():
-        function = getattr(loaded, name)
-        function.restype, function.argtypes = ctypes.c_int32, [*arguments, _OUT]
-    found = loaded.llamapen_abi_version()
-    if found != ABI_VERSION:
-        raise OSError(f"{path} has ABI version {found}, this package needs {ABI_VERSION}: install matching versions")
+    try:
+        found = loaded.llamapen_abi_version()
+        if found != ABI_VERSION:
+            raise OSError(f"{path} has ABI version {found}, this package needs {ABI_VERSION}: install matching versions")
+        for name, (result, arguments) in _OTHERS.items():
+            function = getattr(loaded, name)
+            function.restype, function.argtypes = result, arguments
+        for name, arguments in _CALLS.items():
+            function = getattr(loaded, name)
+            function.restype, function.argtypes = ctypes.c_int32, [*arguments, _OUT]
+    except AttributeError as missing:
+        raise OSError(f"{path} is another library, or another version of this one: {missing}") from None
     return loaded
 
 
@@ -121,7 +123,7 @@ def _take_error(status: int, error: ctypes.c_void_p) -> LlamapenError:
     message, retriable, retry_after_ms = "", False, -1
     if error:
         message = library().llamapen_error_message(error).decode()
-        retriable = library().llamapen_error_retriable(error)
+        retriable = bool(library().llamapen_error_retriable(error))
         retry_after_ms = library().llamapen_error_retry_after_ms(error)
         library().llamapen_error_free(error)
     name = library().llamapen_status_name(status).decode()

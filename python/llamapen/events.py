@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import json
 from array import array
 from dataclasses import dataclass, field
@@ -18,11 +19,11 @@ class Started:
 
     #: Which worker, from 0.
     worker: int
-    #: Requests that were before it in the queue.
+    #: Requests that were waiting before it when it was submitted.
     queue_position: int
     #: Tokens of the prompt, after the chat template.
     prompt_tokens: int
-    #: How many of them were still in the cache.
+    #: How many of them were already in the KV cache.
     cached_tokens: int
     #: Seed in use, given or drawn: submit it again for the same text.
     seed: int
@@ -36,7 +37,7 @@ class Token:
     index: int
     #: Id in the vocabulary.
     token: int
-    #: Its text, whole characters only: bytes of an unfinished one are held back for the next token. May be empty.
+    #: Its text, always whole characters: bytes of an incomplete one come with the token that completes it. May be empty.
     text: str
     #: Logits before sampling, one per vocabulary entry, where the request asked for them.
     logits: Optional[array[float]] = field(default=None, repr=False)
@@ -44,10 +45,14 @@ class Token:
 
 @dataclass(frozen=True)
 class Restarted:
-    """The worker that ran the request failed, and the request goes on in another."""
+    """The worker failed and the request goes on in another; nothing that was given is taken back."""
 
-    #: The event as it came.
-    detail: Dict[str, Any]
+    #: Counted from 1.
+    attempt: int
+    #: Tokens that were kept.
+    tokens_kept: int
+    #: What happened to the worker.
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,11 @@ class Finished:
 
     #: ``stop`` (the model ended its text) or ``length`` (``max_tokens`` or the context is used up).
     reason: str
-    #: Text that was held back until the end.
+    #: Text held back because its last character never became complete: U+FFFD stands for it. Mostly empty.
     text: str
     #: ``prompt_tokens``, ``completion_tokens``.
     usage: Dict[str, int]
-    #: ``queued_ms``, ``prefill_ms``, ``decode_ms``...
+    #: Milliseconds: ``queued_ms``, ``prefill_ms``, ``decode_ms``, ``first_token_ms``.
     timings: Dict[str, float]
 
 
@@ -74,7 +79,8 @@ class Failed:
 
 Event = Union[Started, Token, Restarted, Finished, Failed]
 
-_STARTED, _TOKEN, _RESTARTED, _FINISHED, _FAILED = 1, 2, 3, 4, 5
+_TOKEN, _FAILED = 2, 5
+_KINDS: Dict[int, Any] = {1: Started, 3: Restarted, 4: Finished}
 
 
 def event_from_c(event: CEvent) -> Event:
@@ -84,16 +90,14 @@ def event_from_c(event: CEvent) -> Event:
         text = ctypes.string_at(event.text, event.text_len).decode() if event.text_len else ""
         return Token(event.index, event.token, text, _logits(event))
     fields = json.loads(ctypes.string_at(event.json, event.json_len))
-    if event.kind == _STARTED:
-        names = ("worker", "queue_position", "prompt_tokens", "cached_tokens", "seed")
-        return Started(*(fields[name] for name in names))
-    if event.kind == _FINISHED:
-        return Finished(*(fields[name] for name in ("reason", "text", "usage", "timings")))
     if event.kind == _FAILED:
         rest = (fields[name] for name in ("status", "message", "retriable", "retry_after_ms"))
         return Failed(error_class(event.status)(event.status, *rest))
-    if event.kind == _RESTARTED:
-        return Restarted(fields)
+    if event.kind in _KINDS:
+        kind = _KINDS[event.kind]
+        # By name: a later version may report more.
+        made: Event = kind(**{known.name: fields[known.name] for known in dataclasses.fields(kind)})
+        return made
     raise RuntimeError(f"unknown event: {fields}")
 
 

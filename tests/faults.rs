@@ -1,0 +1,72 @@
+//! What goes wrong inside a worker stays inside. Needs the `fault-injection` feature.
+#![cfg(feature = "fault-injection")]
+
+mod support;
+
+use llamapen::{Fault, Request, State, Status, SupervisorConfig};
+use std::time::Duration;
+use support::read;
+
+fn fault_is_contained(fault: Fault, text: &str) {
+    let supervisor = support::start(&support::config().with_slots(2));
+    let plain = || Request::prompt("One, two,").with_temperature(0.0).with_max_tokens(12).with_ignore_eos(true);
+    let before = read(supervisor.submit(plain()).unwrap()).unwrap();
+
+    // Neighbours in the same worker fail with it; what waits in the queue does not.
+    let neighbour = supervisor.submit(Request::prompt("a").with_ignore_eos(true)).unwrap();
+    support::eventually("the neighbour runs", || supervisor.health().unwrap().workers[0].active == 1);
+    let faulty = supervisor.submit(plain().with_fault(fault)).unwrap();
+    let waiting = supervisor.submit(plain()).unwrap();
+
+    let failed = read(faulty).unwrap_err();
+    assert_eq!(failed.status, Status::WorkerReset);
+    assert!(failed.retriable && failed.message.contains(text), "{failed:?}");
+    assert_eq!(read(neighbour).unwrap_err().status, Status::WorkerReset);
+    assert_eq!(read(waiting).unwrap().tokens, before.tokens, "the restarted worker computes the same");
+
+    let health = supervisor.health().unwrap();
+    assert_eq!((health.state, health.workers[0].restarts), (State::Ready, 1));
+    assert!(health.last_error.unwrap().contains(text));
+}
+
+#[test]
+fn a_panic_fails_its_requests_and_restarts_the_worker() {
+    fault_is_contained(Fault::Panic, "injected panic");
+}
+
+#[test]
+fn a_cpp_exception_fails_its_requests_and_restarts_the_worker() {
+    fault_is_contained(Fault::CppException, "injected C++ exception");
+}
+
+#[test]
+fn too_many_restarts_end_in_failed_and_say_why() {
+    let config = SupervisorConfig::default().with_restarts(2, Duration::from_secs(600));
+    let supervisor = support::start_with(&support::config(), config);
+    for _ in 0..3 {
+        let request = Request::prompt("a").with_ignore_eos(true).with_fault(Fault::Panic);
+        assert_eq!(read(supervisor.submit(request).unwrap()).unwrap_err().status, Status::WorkerReset);
+    }
+    support::eventually("it gives up", || supervisor.health().unwrap().state == State::Failed);
+    let error = supervisor.submit(Request::prompt("a")).err().unwrap();
+    assert_eq!(error.status(), Status::PoolUnavailable);
+    assert!(error.to_string().contains("gave up after 2 restarts"), "{error}");
+    assert_eq!(supervisor.wait_ready(None).unwrap_err().status(), Status::PoolUnavailable);
+}
+
+/// A worker that fails while another goes on: the other one's requests are not touched.
+#[test]
+fn a_fault_in_one_worker_leaves_the_other_alone() {
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        return;
+    }
+    let supervisor = support::start(&support::config().with_workers(2));
+    support::eventually("both ready", || supervisor.health().unwrap().state == State::Ready);
+    let long = Request::prompt("One, two,").with_temperature(0.0).with_max_tokens(60).with_ignore_eos(true);
+    let reference = read(supervisor.submit(long.clone()).unwrap()).unwrap();
+    let survivor = supervisor.submit(long).unwrap();
+    support::eventually("it runs", || supervisor.health().unwrap().workers.iter().any(|w| w.active == 1));
+    let faulty = supervisor.submit(Request::prompt("a").with_ignore_eos(true).with_fault(Fault::Panic)).unwrap();
+    assert_eq!(read(faulty).unwrap_err().status, Status::WorkerReset);
+    assert_eq!(read(survivor).unwrap().tokens, reference.tokens);
+}

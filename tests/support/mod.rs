@@ -1,0 +1,97 @@
+//! What the integration tests share: the real model, supervisors on it, and looks at the process.
+#![allow(dead_code)] // each test file uses a part
+
+use llamapen::{EngineConfig, Event, Failed, FinishReason, Supervisor, SupervisorConfig, TokenStream, prepare};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A guard against hangs, not a measure of speed.
+pub const LONG: Duration = Duration::from_secs(120);
+
+/// The real model: `LLAMAPEN_TEST_MODEL`, or where `make model` puts it.
+pub fn model() -> PathBuf {
+    if let Some(path) = std::env::var_os("LLAMAPEN_TEST_MODEL") {
+        return path.into();
+    }
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let cache = set("LLAMAPEN_CACHE_DIR")
+        .or_else(|| Some(set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?.join("llamapen")))
+        .expect("a home folder");
+    let path = cache.join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(path.is_file(), "the test model is not at {}: run `make model`, or set LLAMAPEN_TEST_MODEL", path.display());
+    path
+}
+
+/// One thread per worker, a small context: tests run beside each other.
+pub fn config() -> EngineConfig {
+    EngineConfig::new(model()).with_threads(1).with_n_ctx(1024)
+}
+
+pub fn start(config: &EngineConfig) -> Supervisor {
+    start_with(config, SupervisorConfig::default())
+}
+
+pub fn start_with(config: &EngineConfig, supervisor: SupervisorConfig) -> Supervisor {
+    let supervisor = Supervisor::start(prepare(config).unwrap(), supervisor).unwrap();
+    assert!(supervisor.wait_ready(Some(LONG)).unwrap(), "not ready in time");
+    supervisor
+}
+
+/// A whole answer, read to its end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub tokens: Vec<i32>,
+    pub text: String,
+    pub reason: FinishReason,
+    pub seed: u64,
+    pub prompt_tokens: u32,
+}
+
+/// Reads a stream to its end and checks the order of its events on the way.
+pub fn read(stream: TokenStream) -> Result<Answer, Failed> {
+    let mut answer = Answer { tokens: vec![], text: String::new(), reason: FinishReason::Stop, seed: 0, prompt_tokens: 0 };
+    let (mut started, mut end) = (false, None);
+    for event in stream {
+        assert!(end.is_none(), "{event:?} after the terminal event");
+        match event {
+            Event::Started(s) => {
+                assert!(!std::mem::replace(&mut started, true), "started twice");
+                (answer.seed, answer.prompt_tokens) = (s.seed, s.prompt_tokens);
+            }
+            Event::Token(token) => {
+                assert!(started, "a token before the start");
+                assert_eq!(token.index as usize, answer.tokens.len());
+                answer.tokens.push(token.token);
+                answer.text.push_str(&token.text);
+            }
+            Event::Finished(finished) => {
+                assert_eq!(finished.usage.completion_tokens as usize, answer.tokens.len());
+                answer.text.push_str(&finished.text);
+                answer.reason = finished.reason;
+                end = Some(Ok(()));
+            }
+            Event::Failed(failed) => end = Some(Err(failed)),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    end.expect("a stream ends with a terminal event").map(|()| answer)
+}
+
+/// Waits until `done`, as a guard against hangs.
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < LONG, "{what}: not in {LONG:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Threads of this process.
+pub fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// Open file descriptors, without the one this look takes.
+pub fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
+}
