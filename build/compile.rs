@@ -41,7 +41,8 @@ pub fn engine(sources: &Sources, target: &Target) -> Result<Engine, String> {
     let linked = out.join(&archive);
     let _ = fs::remove_file(&linked);
     if fs::hard_link(cached.join(&archive), &linked).is_err() {
-        fs::copy(cached.join(&archive), &linked).map_err(|e| format!("cannot copy the engine to {}: {e}", linked.display()))?;
+        fs::copy(cached.join(&archive), &linked)
+            .map_err(|e| format!("cannot copy the engine to {}: {e}", linked.display()))?;
     }
     println!("cargo::rustc-link-search=native={}", out.display());
     // Where tests/reference finds the archive and the headers it was compiled from.
@@ -122,9 +123,15 @@ fn fill_cache(cached: &Path, archive: &str, sources: &Sources, target: &Target) 
 
     // One thread per group: cc shares the job server between them, so that no group waits for another's last file.
     let objects = std::thread::scope(|scope| {
-        let running: Vec<_> =
-            sources.groups.iter().map(|group| scope.spawn(|| objects(group, sources, target, &work, &generated))).collect();
-        running.into_iter().map(|t| t.join().map_err(|_| "a compile thread panicked".to_owned())?).collect::<Result<Vec<_>, _>>()
+        let running: Vec<_> = sources
+            .groups
+            .iter()
+            .map(|group| scope.spawn(|| objects(group, sources, target, &work, &generated)))
+            .collect();
+        running
+            .into_iter()
+            .map(|t| t.join().map_err(|_| "a compile thread panicked".to_owned())?)
+            .collect::<Result<Vec<_>, _>>()
     })?;
     let finished = work.join("finished");
     fs::create_dir_all(&finished).map_err(io)?;
@@ -140,7 +147,13 @@ fn fill_cache(cached: &Path, archive: &str, sources: &Sources, target: &Target) 
     Ok(())
 }
 
-fn objects(group: &Group, sources: &Sources, target: &Target, work: &Path, generated: &Path) -> Result<Vec<PathBuf>, String> {
+fn objects(
+    group: &Group,
+    sources: &Sources,
+    target: &Target,
+    work: &Path,
+    generated: &Path,
+) -> Result<Vec<PathBuf>, String> {
     let mut files = group.files.clone();
     if group.name == "llama-models" {
         files.clear();

@@ -26,7 +26,8 @@ pub fn write(sources: &Sources, target: &Target, engine: &Engine) -> Result<(), 
         ("TARGET_CPU", &target.cpu),
         ("ENGINE_DIGEST", &format!("sha256:{}", engine.digest)),
     ];
-    let mut text: String = strings.iter().map(|(name, value)| format!("pub const {name}: &str = {value:?};\n")).collect();
+    let mut text: String =
+        strings.iter().map(|(name, value)| format!("pub const {name}: &str = {value:?};\n")).collect();
     text += &format!(
         "pub const COMMIT: Option<&str> = {:?};\npub const FLAGS: &[&str] = &{:?};\n\
          pub const FEATURES: &[&str] = &{features:?};\npub const CPU_FEATURES: &[&str] = &{cpu_features:?};\n",

@@ -29,21 +29,64 @@ pub struct Sources {
 
 /// As in src/CMakeLists.txt (LLAMA_CORE_SOURCES): compiled one by one, the models in batches.
 const LLAMA_CORE: &[&str] = &[
-    "llama.cpp", "llama-adapter.cpp", "llama-arch.cpp", "llama-batch.cpp", "llama-chat.cpp", "llama-context.cpp",
-    "llama-cparams.cpp", "llama-grammar.cpp", "llama-graph.cpp", "llama-hparams.cpp", "llama-impl.cpp", "llama-io.cpp",
-    "llama-kv-cache.cpp", "llama-kv-cache-iswa.cpp", "llama-kv-cache-dsa.cpp", "llama-kv-cache-dsa-iswa.cpp",
-    "llama-kv-cache-msa.cpp", "llama-kv-cache-dsv4.cpp", "llama-memory.cpp", "llama-memory-hybrid.cpp",
-    "llama-memory-hybrid-iswa.cpp", "llama-memory-hybrid-idx.cpp", "llama-memory-recurrent.cpp", "llama-mmap.cpp",
-    "llama-model-loader.cpp", "llama-model-saver.cpp", "llama-model.cpp", "llama-quant.cpp", "llama-sampler.cpp",
-    "llama-vocab.cpp", "unicode-data.cpp", "unicode.cpp",
+    "llama.cpp",
+    "llama-adapter.cpp",
+    "llama-arch.cpp",
+    "llama-batch.cpp",
+    "llama-chat.cpp",
+    "llama-context.cpp",
+    "llama-cparams.cpp",
+    "llama-grammar.cpp",
+    "llama-graph.cpp",
+    "llama-hparams.cpp",
+    "llama-impl.cpp",
+    "llama-io.cpp",
+    "llama-kv-cache.cpp",
+    "llama-kv-cache-iswa.cpp",
+    "llama-kv-cache-dsa.cpp",
+    "llama-kv-cache-dsa-iswa.cpp",
+    "llama-kv-cache-msa.cpp",
+    "llama-kv-cache-dsv4.cpp",
+    "llama-memory.cpp",
+    "llama-memory-hybrid.cpp",
+    "llama-memory-hybrid-iswa.cpp",
+    "llama-memory-hybrid-idx.cpp",
+    "llama-memory-recurrent.cpp",
+    "llama-mmap.cpp",
+    "llama-model-loader.cpp",
+    "llama-model-saver.cpp",
+    "llama-model.cpp",
+    "llama-quant.cpp",
+    "llama-sampler.cpp",
+    "llama-vocab.cpp",
+    "unicode-data.cpp",
+    "unicode.cpp",
 ];
 const GGML_BASE: &[&str] = &[
-    "ggml.c", "ggml-alloc.c", "ggml-backend.cpp", "ggml-backend-meta.cpp", "ggml-opt.cpp", "ggml-threading.cpp",
-    "ggml-quants.c", "gguf.cpp",
+    "ggml.c",
+    "ggml-alloc.c",
+    "ggml-backend.cpp",
+    "ggml-backend-meta.cpp",
+    "ggml-opt.cpp",
+    "ggml-threading.cpp",
+    "ggml-quants.c",
+    "gguf.cpp",
 ];
 const GGML_CPU: &[&str] = &[
-    "ggml-cpu.cpp", "repack.cpp", "hbm.cpp", "quants.c", "traits.cpp", "amx/amx.cpp", "amx/mmq.cpp", "tiled/tiled.cpp",
-    "tiled/tiled-kernel.cpp", "binary-ops.cpp", "unary-ops.cpp", "vec.cpp", "ops.cpp", "llamafile/sgemm.cpp",
+    "ggml-cpu.cpp",
+    "repack.cpp",
+    "hbm.cpp",
+    "quants.c",
+    "traits.cpp",
+    "amx/amx.cpp",
+    "amx/mmq.cpp",
+    "tiled/tiled.cpp",
+    "tiled/tiled-kernel.cpp",
+    "binary-ops.cpp",
+    "unary-ops.cpp",
+    "vec.cpp",
+    "ops.cpp",
+    "llamafile/sgemm.cpp",
 ];
 /// How many model files go into one translation unit, as in the vendored CMake files.
 const MODELS_PER_UNIT: usize = 16;
@@ -121,11 +164,24 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
     ];
     let missing = groups.iter().flat_map(|g| &g.files).find(|f| !f.is_file());
     if let Some(file) = missing {
-        return Err(format!("{} is missing: this llama.cpp is not the version build/sources.rs lists (CONTRIBUTING.md, \"Moving the pin\")", file.display()));
+        return Err(format!(
+            "{} is missing: this llama.cpp is not the version build/sources.rs lists (CONTRIBUTING.md, \"Moving the pin\")",
+            file.display()
+        ));
     }
 
     let mut headers = Vec::new();
-    for dir in [&src, &src.join("models"), &ggml, &cpu, &cpu.join("amx"), &cpu.join("tiled"), &cpu.join("llamafile"), &inc, &ggml_inc] {
+    for dir in [
+        &src,
+        &src.join("models"),
+        &ggml,
+        &cpu,
+        &cpu.join("amx"),
+        &cpu.join("tiled"),
+        &cpu.join("llamafile"),
+        &inc,
+        &ggml_inc,
+    ] {
         headers.extend(files_with(dir, &["h", "hpp", "inc"])?);
     }
     headers.push(ours.join("relax.h"));
@@ -146,8 +202,10 @@ impl Sources {
 
     /// Translation units of the models group: a few files that include [`MODELS_PER_UNIT`] models each.
     pub fn units(group: &Group) -> Vec<(String, String)> {
-        let include = |file: &PathBuf| format!("#include \"models/{}\"\n", file.file_name().expect("a file").to_string_lossy());
-        let unit = |(i, files): (usize, &[PathBuf])| (format!("models-{i:02}.cpp"), files.iter().map(include).collect());
+        let include =
+            |file: &PathBuf| format!("#include \"models/{}\"\n", file.file_name().expect("a file").to_string_lossy());
+        let unit =
+            |(i, files): (usize, &[PathBuf])| (format!("models-{i:02}.cpp"), files.iter().map(include).collect());
         group.files.chunks(MODELS_PER_UNIT).enumerate().map(unit).collect()
     }
 

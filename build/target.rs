@@ -28,7 +28,11 @@ impl Target {
         let arch = match var("CARGO_CFG_TARGET_ARCH")?.as_str() {
             "x86_64" => Arch::X86,
             "aarch64" => Arch::Arm,
-            other => return Err(format!("no CPU kernels are compiled for {other} ({triple}); x86_64 and aarch64 are supported")),
+            other => {
+                return Err(format!(
+                    "no CPU kernels are compiled for {other} ({triple}); x86_64 and aarch64 are supported"
+                ));
+            }
         };
         let os = var("CARGO_CFG_TARGET_OS")?;
         if os != "linux" {
@@ -41,7 +45,9 @@ impl Target {
             _ => "armv8-a".into(),
         };
         if cpu == "native" && triple != host {
-            return Err(format!("LLAMAPEN_TARGET_CPU=native makes no sense when cross-compiling for {triple}; name a level such as x86-64-v3"));
+            return Err(format!(
+                "LLAMAPEN_TARGET_CPU=native makes no sense when cross-compiling for {triple}; name a level such as x86-64-v3"
+            ));
         }
         let flags = vec![match arch {
             // As the vendored CMake files do: -mcpu=native on arm, which gcc resolves to the exact core.
@@ -51,15 +57,16 @@ impl Target {
 
         let tool = cc::Build::new().cargo_metadata(false).warnings(false).get_compiler();
         let compiler = first_line(Command::new(tool.path()).arg("--version"))?;
-        let macros = predefined(tool.path(), &flags).map_err(|e| {
-            format!("{compiler} does not accept {} (LLAMAPEN_TARGET_CPU={cpu}): {e}", flags.join(" "))
-        })?;
+        let macros = predefined(tool.path(), &flags)
+            .map_err(|e| format!("{compiler} does not accept {} (LLAMAPEN_TARGET_CPU={cpu}): {e}", flags.join(" ")))?;
         Ok(Target { arch, cpu, flags, compiler, macros })
     }
 }
 
 fn first_line(command: &mut Command) -> Result<String, String> {
-    let output = command.output().map_err(|e| format!("cannot run the C compiler ({command:?}): {e}. On Debian: apt-get install gcc g++"))?;
+    let output = command
+        .output()
+        .map_err(|e| format!("cannot run the C compiler ({command:?}): {e}. On Debian: apt-get install gcc g++"))?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
 }
 

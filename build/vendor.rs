@@ -60,7 +60,9 @@ fn is_source(dir: &Path) -> bool {
 fn pinned_checksum(lock: &Path) -> Result<String, String> {
     let text = fs::read_to_string(lock).map_err(|e| format!("cannot read {}: {e}", lock.display()))?;
     let field = |block: &str, key: &str| {
-        block.lines().find_map(|l| l.strip_prefix(key)?.trim().strip_prefix("= \"")?.strip_suffix('"').map(str::to_owned))
+        block
+            .lines()
+            .find_map(|l| l.strip_prefix(key)?.trim().strip_prefix("= \"")?.strip_suffix('"').map(str::to_owned))
     };
     text.split("[[package]]")
         .find(|block| field(block, "name").as_deref() == Some(PACKAGE))

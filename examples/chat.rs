@@ -8,7 +8,8 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "usage: chat --model FILE.gguf [--threads N] [--seed N] [--temperature T] [--max-tokens N] [--log] PROMPT";
+const USAGE: &str =
+    "usage: chat --model FILE.gguf [--threads N] [--seed N] [--temperature T] [--max-tokens N] [--log] PROMPT";
 
 fn main() -> ExitCode {
     match run() {
@@ -24,7 +25,10 @@ fn run() -> Result<(), Box<dyn Error>> {
     let options = Options::parse(std::env::args().skip(1))?;
     if options.log {
         // llamapen and llama.cpp log through `tracing`; without a subscriber nothing is printed.
-        tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+            .with_writer(std::io::stderr)
+            .init();
     }
 
     let mut config = EngineConfig::new(&options.model);
@@ -88,7 +92,12 @@ fn wait_with_progress(supervisor: &Supervisor) -> Result<(), llamapen::Error> {
         let filled = (progress * WIDTH as f32) as usize;
         if bar || ready {
             let (start, end) = if bar { ("\r", if ready { "\n" } else { "" }) } else { ("", "\n") };
-            eprint!("{start}loading [{}{}] {:3.0} %{end}", "#".repeat(filled), " ".repeat(WIDTH - filled), progress * 100.0);
+            eprint!(
+                "{start}loading [{}{}] {:3.0} %{end}",
+                "#".repeat(filled),
+                " ".repeat(WIDTH - filled),
+                progress * 100.0
+            );
         }
         if ready {
             eprintln!("ready after {:.0} ms\n", started.elapsed().as_secs_f64() * 1e3);
@@ -110,8 +119,15 @@ struct Options {
 impl Options {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
         let mut words: Vec<String> = Vec::new();
-        let mut options =
-            Self { model: String::new(), prompt: String::new(), threads: None, seed: None, temperature: None, max_tokens: None, log: false };
+        let mut options = Self {
+            model: String::new(),
+            prompt: String::new(),
+            threads: None,
+            seed: None,
+            temperature: None,
+            max_tokens: None,
+            log: false,
+        };
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value\n{USAGE}"));
             match arg.as_str() {

@@ -58,7 +58,9 @@ pub enum Error {
     #[error("another thread is waiting for the next event of this request; one consumer at a time")]
     Busy,
     /// Used in a forked child.
-    #[error("this object was made before a fork and cannot be used in the child process: make a new one there, or use spawn/exec instead of fork")]
+    #[error(
+        "this object was made before a fork and cannot be used in the child process: make a new one there, or use spawn/exec instead of fork"
+    )]
     Forked,
     /// Not in this version or build.
     #[error("{0}")]

@@ -227,7 +227,9 @@ impl Request {
         in_range("presence_penalty", self.presence_penalty, -10.0..=10.0)?;
         in_range("penalty_last_n", self.penalty_last_n, 0..=65_536)?;
         if self.fault.is_some() && !cfg!(feature = "fault-injection") {
-            return Err(Error::Unsupported("fault: this build has no fault injection (cargo feature `fault-injection`)".into()));
+            return Err(Error::Unsupported(
+                "fault: this build has no fault injection (cargo feature `fault-injection`)".into(),
+            ));
         }
         Ok(())
     }
@@ -246,7 +248,8 @@ impl Request {
                     }
                     for (field, text) in [("role", &message.role), ("content", &message.content)] {
                         if let Some(at) = text.find('\0') {
-                            let problem = format!("holds a NUL character at byte {at}, where the template would end the text");
+                            let problem =
+                                format!("holds a NUL character at byte {at}, where the template would end the text");
                             return Err(Error::invalid(format!("messages[{i}].{field}"), problem));
                         }
                     }
@@ -255,7 +258,9 @@ impl Request {
             }
             (Some(_), None, None) | (None, None, Some(_)) => Ok(()),
             (None, None, None) => Err(Error::invalid("request", "has no input; give prompt, messages or tokens")),
-            _ => Err(Error::invalid("request", "has more than one input; give only one of prompt, messages and tokens")),
+            _ => {
+                Err(Error::invalid("request", "has more than one input; give only one of prompt, messages and tokens"))
+            }
         }
     }
 }

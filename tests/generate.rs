@@ -2,7 +2,9 @@
 
 mod support;
 
-use llamapen::{Event, FinishReason, Message, Next, Request, Status, Supervisor, SupervisorConfig, TokenStream, prepare};
+use llamapen::{
+    Event, FinishReason, Message, Next, Request, Status, Supervisor, SupervisorConfig, TokenStream, prepare,
+};
 use std::sync::OnceLock;
 use std::time::Duration;
 use support::{LONG, read};
@@ -41,7 +43,10 @@ fn messages_are_rendered_by_the_template_in_the_file() {
     let (with, without) = (plain(format!("{system}{turn}")), plain(turn.into()));
     assert!(
         chat.prompt_tokens == with.prompt_tokens || chat.prompt_tokens == without.prompt_tokens,
-        "{} tokens are neither {} nor {}", chat.prompt_tokens, with.prompt_tokens, without.prompt_tokens
+        "{} tokens are neither {} nor {}",
+        chat.prompt_tokens,
+        with.prompt_tokens,
+        without.prompt_tokens
     );
     let same = if chat.prompt_tokens == with.prompt_tokens { with } else { without };
     assert_eq!(chat.tokens, same.tokens);
@@ -208,7 +213,8 @@ fn a_full_queue_refuses_and_a_cancelled_request_gives_its_place_back() {
 #[test]
 fn stopping_ends_every_request_with_draining_and_refuses_new_ones() {
     let supervisor = support::start(&support::config());
-    let streams: Vec<_> = (0..4).map(|_| supervisor.submit(Request::prompt("a").with_ignore_eos(true)).unwrap()).collect();
+    let streams: Vec<_> =
+        (0..4).map(|_| supervisor.submit(Request::prompt("a").with_ignore_eos(true)).unwrap()).collect();
     supervisor.stop().unwrap();
     supervisor.stop().expect("idempotent");
     for stream in streams {

@@ -61,8 +61,13 @@ fn equal_input_gives_equal_bytes_and_json_gives_it_back() {
 fn touches_nothing() {
     // In a process of its own: other tests start threads.
     let Some(output) = alone("touches_nothing") else {
-        let before = (support::threads(), support::descriptors(), fs::read_to_string("/proc/self/maps").unwrap().lines().count());
-        let signals = |status: &str| status.lines().filter(|l| l.starts_with("Sig")).map(str::to_owned).collect::<Vec<_>>();
+        let before = (
+            support::threads(),
+            support::descriptors(),
+            fs::read_to_string("/proc/self/maps").unwrap().lines().count(),
+        );
+        let signals =
+            |status: &str| status.lines().filter(|l| l.starts_with("Sig")).map(str::to_owned).collect::<Vec<_>>();
         let signals_before = signals(&fs::read_to_string("/proc/self/status").unwrap());
         let written = |io: &str| io.lines().find(|l| l.starts_with("wchar")).unwrap().to_owned();
         let written_before = written(&fs::read_to_string("/proc/self/io").unwrap());
@@ -76,7 +81,14 @@ fn touches_nothing() {
         assert!(!maps.contains(".gguf"), "the model is mapped");
         // The header of this model is 2 MB; its weights are 96.
         let peak = fs::read_to_string("/proc/self/status").unwrap();
-        let kib: u64 = peak.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+        let kib: u64 = peak
+            .lines()
+            .find_map(|l| l.strip_prefix("VmHWM:"))
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
         assert!(kib * 1024 < engine.info().file_bytes, "peak memory {kib} KiB: the weights were read");
         return;
     };
@@ -158,7 +170,8 @@ fn a_stale_or_forged_engine_does_not_start() {
     let copy = dir.join("model.gguf");
     fs::copy(support::model(), &copy).unwrap();
     let engine = prepare(&support::config().with_model(&copy)).unwrap();
-    let start = |json: &str| Supervisor::start(PreparedEngine::from_json(json).unwrap(), SupervisorConfig::default()).map(drop);
+    let start =
+        |json: &str| Supervisor::start(PreparedEngine::from_json(json).unwrap(), SupervisorConfig::default()).map(drop);
     start(&engine.to_json()).expect("as it is, it starts");
 
     let digest = engine.engine_digest().to_owned();

@@ -52,7 +52,11 @@ pub(super) unsafe fn give<T>(name: &str, out: *mut *mut T, make: impl FnOnce() -
 ///
 /// # Safety
 /// `out` is NULL or may be written to.
-pub(super) unsafe fn give_text(name: &str, out: *mut *mut c_char, make: impl FnOnce() -> Result<String>) -> Result<i32> {
+pub(super) unsafe fn give_text(
+    name: &str,
+    out: *mut *mut c_char,
+    make: impl FnOnce() -> Result<String>,
+) -> Result<i32> {
     if out.is_null() {
         return Err(Error::invalid(name, "is NULL; it must point to where the text goes"));
     }

@@ -20,7 +20,10 @@ pub struct llamapen_engine {
 /// Errors: INVALID_PARAMS, MODEL_NOT_FOUND, MODEL_INVALID, UNSUPPORTED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_prepare(
-    config: *const c_char, config_len: usize, engine: *mut *mut llamapen_engine, error: *mut *mut llamapen_error,
+    config: *const c_char,
+    config_len: usize,
+    engine: *mut *mut llamapen_engine,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     let make = || {
         // SAFETY: pointer and length belong together, as the header demands.
@@ -34,7 +37,10 @@ pub unsafe extern "C" fn llamapen_prepare(
 /// Reads what llamapen_engine_json wrote. It is checked against build, machine and file when it is started.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_engine_from_json(
-    json: *const c_char, json_len: usize, engine: *mut *mut llamapen_engine, error: *mut *mut llamapen_error,
+    json: *const c_char,
+    json_len: usize,
+    engine: *mut *mut llamapen_engine,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     let make = || {
         // SAFETY: pointer and length belong together, as the header demands.
@@ -48,7 +54,9 @@ pub unsafe extern "C" fn llamapen_engine_from_json(
 /// What was decided, and what the model's header says ("info"), as JSON. Freed with llamapen_string_free.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_engine_json(
-    engine: *const llamapen_engine, json: *mut *mut c_char, error: *mut *mut llamapen_error,
+    engine: *const llamapen_engine,
+    json: *mut *mut c_char,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     // SAFETY: NULL or live, NULL or may be written to, as the header demands.
     unsafe { guard(error, || give_text("json", json, || Ok(object("engine", engine)?.prepared.to_json()))) }

@@ -25,7 +25,9 @@ pub extern "C" fn llamapen_version() -> *const c_char {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_build_info_json(json: *mut *mut c_char, error: *mut *mut llamapen_error) -> i32 {
     // SAFETY: both are NULL or may be written to, as the header demands.
-    unsafe { guard(error, || give_text("json", json, || Ok(serde_json::to_string(&build_info()).expect("plain data")))) }
+    unsafe {
+        guard(error, || give_text("json", json, || Ok(serde_json::to_string(&build_info()).expect("plain data"))))
+    }
 }
 
 /// Frees a text that a llamapen_*_json function gave. NULL is fine.

@@ -82,7 +82,10 @@ const _: () = assert!(size_of::<usize>() != 8 || size_of::<llamapen_event>() == 
 /// Errors: BUSY (another thread waits for this request), FORKED, INVALID_PARAMS.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_request_next(
-    request: *const llamapen_request, timeout_ms: i64, event: *mut llamapen_event, error: *mut *mut llamapen_error,
+    request: *const llamapen_request,
+    timeout_ms: i64,
+    event: *mut llamapen_event,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     let body = || {
         // SAFETY: NULL or live, as the header demands.
@@ -155,7 +158,8 @@ impl Held {
 /// Ends the request now: the next event is FAILED with CANCELLED, unless it had ended before. Idempotent, any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_request_cancel(
-    request: *const llamapen_request, error: *mut *mut llamapen_error,
+    request: *const llamapen_request,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     let body = || {
         // SAFETY: NULL or live, as the header demands.

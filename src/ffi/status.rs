@@ -73,7 +73,8 @@ mod tests {
     fn the_constants_are_the_statuses() {
         let source = include_str!("status.rs");
         let constant = |line: &str| {
-            let (name, value) = line.strip_prefix("pub const LLAMAPEN_STATUS_")?.strip_suffix(';')?.split_once(": i32 = ")?;
+            let (name, value) =
+                line.strip_prefix("pub const LLAMAPEN_STATUS_")?.strip_suffix(';')?.split_once(": i32 = ")?;
             Some((name.to_owned(), value.parse::<i32>().ok()?))
         };
         let constants: Vec<_> = source.lines().filter_map(constant).collect();

@@ -23,8 +23,11 @@ pub struct llamapen_supervisor {
 /// Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_start(
-    engine: *const llamapen_engine, config: *const c_char, config_len: usize,
-    supervisor: *mut *mut llamapen_supervisor, error: *mut *mut llamapen_error,
+    engine: *const llamapen_engine,
+    config: *const c_char,
+    config_len: usize,
+    supervisor: *mut *mut llamapen_supervisor,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     let make = || {
         // SAFETY: pointer and length belong together, the engine is NULL or live, as the header demands.
@@ -43,7 +46,9 @@ pub unsafe extern "C" fn llamapen_supervisor_start(
 /// Errors: LOAD_FAILED, OUT_OF_MEMORY, CANCELLED (the load was), POOL_UNAVAILABLE (stopped).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_wait_ready(
-    supervisor: *const llamapen_supervisor, timeout_ms: i64, error: *mut *mut llamapen_error,
+    supervisor: *const llamapen_supervisor,
+    timeout_ms: i64,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     let body = || {
         // SAFETY: NULL or live, as the header demands.
@@ -57,7 +62,8 @@ pub unsafe extern "C" fn llamapen_supervisor_wait_ready(
 /// Ends a load that is in progress; the supervisor then has failed with CANCELLED. Without one, does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_cancel_load(
-    supervisor: *const llamapen_supervisor, error: *mut *mut llamapen_error,
+    supervisor: *const llamapen_supervisor,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     let body = || {
         // SAFETY: NULL or live, as the header demands.
@@ -72,7 +78,9 @@ pub unsafe extern "C" fn llamapen_supervisor_cancel_load(
 /// llamapen_string_free.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_health_json(
-    supervisor: *const llamapen_supervisor, json: *mut *mut c_char, error: *mut *mut llamapen_error,
+    supervisor: *const llamapen_supervisor,
+    json: *mut *mut c_char,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     let make = || {
         // SAFETY: NULL or live, as the header demands.
@@ -86,7 +94,8 @@ pub unsafe extern "C" fn llamapen_supervisor_health_json(
 /// Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_stop(
-    supervisor: *const llamapen_supervisor, error: *mut *mut llamapen_error,
+    supervisor: *const llamapen_supervisor,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     let body = || {
         // SAFETY: NULL or live, as the header demands.
@@ -113,8 +122,11 @@ pub unsafe extern "C" fn llamapen_supervisor_free(supervisor: *mut llamapen_supe
 /// Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_submit(
-    supervisor: *const llamapen_supervisor, request: *const c_char, request_len: usize,
-    handle: *mut *mut llamapen_request, error: *mut *mut llamapen_error,
+    supervisor: *const llamapen_supervisor,
+    request: *const c_char,
+    request_len: usize,
+    handle: *mut *mut llamapen_request,
+    error: *mut *mut llamapen_error,
 ) -> i32 {
     let make = || {
         // SAFETY: pointer and length belong together, the supervisor is NULL or live, as the header demands.

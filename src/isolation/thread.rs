@@ -25,7 +25,9 @@ pub(crate) fn is_current() -> bool {
 /// The thread and all it starts block every signal that can be sent to the process: a host's handler never runs on one
 /// of them. Signals that a fault raises in the thread itself cannot be blocked.
 pub(crate) fn spawn<T>(
-    name: String, body: impl FnOnce() -> T + Send + 'static, end: impl FnOnce(Result<T, String>) + Send + 'static,
+    name: String,
+    body: impl FnOnce() -> T + Send + 'static,
+    end: impl FnOnce(Result<T, String>) + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
     let _blocked = BlockedSignals::new();
     std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
@@ -37,7 +39,8 @@ pub(crate) fn spawn<T>(
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    let text =
+        panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "a panic without text".into())
 }
 
@@ -50,7 +53,9 @@ impl BlockedSignals {
         unsafe {
             let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
             libc::sigfillset(&mut all);
-            for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS] {
+            for fault in
+                [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS]
+            {
                 libc::sigdelset(&mut all, fault);
             }
             libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
@@ -84,7 +89,8 @@ mod tests {
     #[test]
     fn a_panic_ends_the_domain_with_its_text() {
         let (send, receive) = mpsc::channel();
-        let thread = spawn("test".into(), || -> () { panic!("no {}", "llama") }, move |end| send.send(end).unwrap()).unwrap();
+        let thread =
+            spawn("test".into(), || -> () { panic!("no {}", "llama") }, move |end| send.send(end).unwrap()).unwrap();
         assert_eq!(receive.recv().unwrap(), Err("no llama".into()));
         thread.join().unwrap();
         assert!(!is_current());

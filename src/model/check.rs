@@ -54,11 +54,7 @@ impl<'a> Keys<'a> {
             };
             return Err(gguf.fault(KEY, "the name of an architecture", found));
         }
-        Ok(Self {
-            gguf,
-            parts,
-            architecture,
-        })
+        Ok(Self { gguf, parts, architecture })
     }
 
     fn key(&self, suffix: &str) -> String {
@@ -70,11 +66,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A number within `range`, if the key is there.
-    fn within(
-        &self,
-        suffix: &str,
-        range: std::ops::RangeInclusive<u32>,
-    ) -> Result<Option<u32>, GgufError> {
+    fn within(&self, suffix: &str, range: std::ops::RangeInclusive<u32>) -> Result<Option<u32>, GgufError> {
         let found = self.u32(suffix)?;
         match found {
             Some(number) if !range.contains(&number) => {
@@ -86,19 +78,10 @@ impl<'a> Keys<'a> {
     }
 
     /// A number within `range` that must be there.
-    fn required(
-        &self,
-        suffix: &str,
-        range: std::ops::RangeInclusive<u32>,
-    ) -> Result<u32, GgufError> {
+    fn required(&self, suffix: &str, range: std::ops::RangeInclusive<u32>) -> Result<u32, GgufError> {
         let (least, most) = (*range.start(), *range.end());
-        self.within(suffix, range)?.ok_or_else(|| {
-            self.fault(
-                suffix,
-                format_args!("a number from {least} to {most}"),
-                "no such key",
-            )
-        })
+        self.within(suffix, range)?
+            .ok_or_else(|| self.fault(suffix, format_args!("a number from {least} to {most}"), "no such key"))
     }
 
     fn tensors(&self) -> impl Iterator<Item = &'a TensorInfo> {
@@ -107,9 +90,7 @@ impl<'a> Keys<'a> {
 
     /// Whether tensors may be in parts that are not at hand.
     fn incomplete(&self) -> bool {
-        self.gguf
-            .split()
-            .is_some_and(|split| self.parts.len() < usize::from(split.count))
+        self.gguf.split().is_some_and(|split| self.parts.len() < usize::from(split.count))
     }
 
     fn fault(&self, suffix: &str, expected: impl ToString, found: impl ToString) -> GgufError {

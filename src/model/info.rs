@@ -164,12 +164,7 @@ impl ModelInfo {
     /// no tensor may be in two of them.
     pub fn from_parts(parts: &[Gguf]) -> Result<Self, GgufError> {
         let Some(first) = parts.first() else {
-            return Err(GgufError::malformed(
-                0,
-                "a split model",
-                "at least one part",
-                "none",
-            ));
+            return Err(GgufError::malformed(0, "a split model", "at least one part", "none"));
         };
         check_parts(first, parts)?;
         Self::describe(first, parts)
@@ -206,9 +201,7 @@ impl ModelInfo {
             add_bos: vocab.add_bos,
             n_params: tensors().fold(0, |sum: u64, t| sum.saturating_add(t.elements())),
             tensor_bytes: tensors().fold(0, |sum: u64, t| sum.saturating_add(t.bytes)),
-            file_bytes: parts
-                .iter()
-                .fold(0, |sum: u64, p| sum.saturating_add(p.file_bytes())),
+            file_bytes: parts.iter().fold(0, |sum: u64, p| sum.saturating_add(p.file_bytes())),
             max_token_bytes: vocab.longest_bytes,
             expert_count: hparams.expert_count,
             expert_used_count: hparams.expert_used_count,
@@ -246,10 +239,7 @@ fn check_parts(first: &Gguf, parts: &[Gguf]) -> Result<(), GgufError> {
                 Some(s) => format!("part {} of {}, {} tensors", s.number, s.count, s.tensors),
                 None => "no part".to_owned(),
             };
-            let expected = format_args!(
-                "part {number} of {}, {} tensors",
-                whole.count, whole.tensors
-            );
+            let expected = format_args!("part {number} of {}, {} tensors", whole.count, whole.tensors);
             return Err(part.fault("split.no", expected, found));
         }
         for tensor in part.tensors() {

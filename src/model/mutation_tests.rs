@@ -51,15 +51,8 @@ fn seeds() -> Vec<Vec<u8>> {
         .bool("tokenizer.ggml.add_bos_token", true);
     let mut bare = Builder::new();
     bare.version = 2;
-    let bare = bare
-        .tensor("a", GgmlType::Q4_K, &[256, 2])
-        .tensor("b", GgmlType::I8, &[1, 2, 3, 4]);
-    vec![
-        Builder::llama().build(),
-        hybrid.build(),
-        sentencepiece.build(),
-        bare.build(),
-    ]
+    let bare = bare.tensor("a", GgmlType::Q4_K, &[256, 2]).tensor("b", GgmlType::I8, &[1, 2, 3, 4]);
+    vec![Builder::llama().build(), hybrid.build(), sentencepiece.build(), bare.build()]
 }
 
 fn mutate(random: &mut Random, seeds: &[Vec<u8>], seed: usize) -> Vec<u8> {
@@ -145,13 +138,9 @@ fn heap_bytes(gguf: &Gguf) -> usize {
         Value::Array(Array::F64(v)) => 8 * v.capacity(),
         _ => 0,
     };
-    let metadata = gguf
-        .keys()
-        .map(|key| key.len() + size_of::<(String, u64, Value)>() + gguf.get(key).map_or(0, value));
-    let tensors = gguf
-        .tensors()
-        .iter()
-        .map(|t| size_of_val(t) + t.name.capacity() + 8 * t.dims.capacity());
+    let metadata =
+        gguf.keys().map(|key| key.len() + size_of::<(String, u64, Value)>() + gguf.get(key).map_or(0, value));
+    let tensors = gguf.tensors().iter().map(|t| size_of_val(t) + t.name.capacity() + 8 * t.dims.capacity());
     metadata.sum::<usize>() + tensors.sum::<usize>()
 }
 
@@ -166,10 +155,7 @@ fn mutated_headers_neither_panic_nor_take_memory() {
             let bytes = mutate(&mut random, &seeds, seed);
             let taken = Cell::new(0);
             let began = Instant::now();
-            let result = Gguf::read(Counting {
-                inner: Cursor::new(&bytes),
-                taken: &taken,
-            });
+            let result = Gguf::read(Counting { inner: Cursor::new(&bytes), taken: &taken });
             assert!(taken.get() <= bytes.len() as u64, "read more than once");
             match result {
                 Ok(gguf) => {
@@ -189,8 +175,7 @@ fn mutated_headers_neither_panic_nor_take_memory() {
                     assert!(message.len() < 1000, "{message}");
                     // Only a tensor's data may be said to start beyond the end.
                     assert!(
-                        error.offset() <= bytes.len() as u64
-                            || matches!(error, GgufError::Truncated { .. }),
+                        error.offset() <= bytes.len() as u64 || matches!(error, GgufError::Truncated { .. }),
                         "{message}"
                     );
                 }
@@ -201,15 +186,8 @@ fn mutated_headers_neither_panic_nor_take_memory() {
     let tried = MUTATIONS_PER_SEED as usize * seeds.len();
     assert!(tried >= 20_000);
     // Mutations that all fail at the first byte would show nothing.
-    assert!(
-        read > tried / 20 && sound > tried / 50,
-        "{read} read, {sound} sound of {tried}"
-    );
+    assert!(read > tried / 20 && sound > tried / 50, "{read} read, {sound} sound of {tried}");
     // Generous, for a slow machine: this takes a fraction of a second on an idle one.
-    assert!(
-        started.elapsed() < Duration::from_secs(30),
-        "took {:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(30), "took {:?}", started.elapsed());
     assert!(slowest < Duration::from_secs(2), "one took {slowest:?}");
 }

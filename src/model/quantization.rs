@@ -14,9 +14,7 @@ pub(super) fn label(parts: &[Gguf]) -> Result<String, GgufError> {
         None => None,
     };
     let name = stated.and_then(|number| file_type_name(number & !GUESSED));
-    Ok(name
-        .unwrap_or_else(|| dominant_type(parts).map_or("unknown", GgmlType::name))
-        .to_owned())
+    Ok(name.unwrap_or_else(|| dominant_type(parts).map_or("unknown", GgmlType::name)).to_owned())
 }
 
 fn dominant_type(parts: &[Gguf]) -> Option<GgmlType> {
@@ -25,11 +23,7 @@ fn dominant_type(parts: &[Gguf]) -> Option<GgmlType> {
         let of_type = tensors.filter(|t| t.ggml_type == *wanted);
         of_type.fold(0u64, |sum, t| sum.saturating_add(t.bytes))
     };
-    GgmlType::ALL
-        .iter()
-        .copied()
-        .max_by_key(bytes_of)
-        .filter(|t| bytes_of(t) > 0)
+    GgmlType::ALL.iter().copied().max_by_key(bytes_of).filter(|t| bytes_of(t) > 0)
 }
 
 fn file_type_name(number: u32) -> Option<&'static str> {

@@ -82,8 +82,13 @@ impl Context {
         // SAFETY: the four arrays have the same length, by construction of Batch.
         error::status(|e| unsafe {
             sys::lp_decode(
-                self.raw.as_ptr(), batch.tokens.as_ptr(), batch.positions.as_ptr(), batch.sequences.as_ptr(),
-                batch.outputs.as_ptr(), batch.tokens.len(), e,
+                self.raw.as_ptr(),
+                batch.tokens.as_ptr(),
+                batch.positions.as_ptr(),
+                batch.sequences.as_ptr(),
+                batch.outputs.as_ptr(),
+                batch.tokens.len(),
+                e,
             )
         })
     }

@@ -32,7 +32,8 @@ pub(super) fn status(call: impl FnOnce(*mut sys::lp_error) -> sys::LP_Status) ->
 
 /// Runs a call whose result says by itself whether it failed.
 pub(super) fn value<T>(
-    call: impl FnOnce(*mut sys::lp_error) -> T, failed: impl FnOnce(&T) -> bool,
+    call: impl FnOnce(*mut sys::lp_error) -> T,
+    failed: impl FnOnce(&T) -> bool,
 ) -> Result<T, NativeError> {
     let mut error = empty();
     let value = call(&mut error);

@@ -22,7 +22,9 @@ pub(crate) struct LoadParams {
 impl Model {
     /// Loads the file at `path`. `progress` gets 0.0 to 1.0 now and then, and ends the load by returning false.
     pub(crate) fn load(
-        path: &Path, params: &LoadParams, mut progress: impl FnMut(f32) -> bool,
+        path: &Path,
+        params: &LoadParams,
+        mut progress: impl FnMut(f32) -> bool,
     ) -> Result<Self, NativeError> {
         let failed = |message: &str| NativeError { status: NativeStatus::Failed, message: message.into() };
         let path = path.to_str().ok_or_else(|| failed("the path is not UTF-8"))?;
@@ -69,8 +71,14 @@ impl Model {
             let needed = error::value(
                 |e| unsafe {
                     sys::lp_tokenize(
-                        self.as_ptr(), text.as_ptr().cast(), text.len(), add_special, true, tokens.as_mut_ptr(),
-                        tokens.len(), e,
+                        self.as_ptr(),
+                        text.as_ptr().cast(),
+                        text.len(),
+                        add_special,
+                        true,
+                        tokens.as_mut_ptr(),
+                        tokens.len(),
+                        e,
                     )
                 },
                 |n| *n < 0,
@@ -143,8 +151,14 @@ pub(crate) fn apply_chat_template(template: &str, messages: &[(&str, &str)]) -> 
         let needed = error::value(
             |e| unsafe {
                 sys::lp_chat_apply(
-                    template.as_ptr(), roles_ptr.as_ptr(), contents_ptr.as_ptr(), messages.len(), true,
-                    buffer.as_mut_ptr().cast(), capacity, e,
+                    template.as_ptr(),
+                    roles_ptr.as_ptr(),
+                    contents_ptr.as_ptr(),
+                    messages.len(),
+                    true,
+                    buffer.as_mut_ptr().cast(),
+                    capacity,
+                    e,
                 )
             },
             |n| *n < 0,

@@ -51,7 +51,8 @@ pub struct FileIdentity {
 
 impl FileIdentity {
     pub(super) fn of(path: &Path) -> Result<Self> {
-        let found = path.metadata().map_err(|e| Error::ModelNotFound { path: path.to_owned(), problem: e.to_string() })?;
+        let found =
+            path.metadata().map_err(|e| Error::ModelNotFound { path: path.to_owned(), problem: e.to_string() })?;
         let mtime_ns = found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());
         Ok(Self { bytes: found.len(), mtime_ns, inode: found.ino(), device: found.dev() })
     }
@@ -67,7 +68,11 @@ pub(super) struct Topology {
 
 impl PreparedEngine {
     pub(super) fn new(
-        model: PathBuf, file: FileIdentity, info: ModelInfo, topology: Topology, config: &EngineConfig,
+        model: PathBuf,
+        file: FileIdentity,
+        info: ModelInfo,
+        topology: Topology,
+        config: &EngineConfig,
     ) -> Self {
         let Topology { n_ctx, n_ubatch, threads, workers, slots } = topology;
         Self {

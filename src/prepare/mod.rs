@@ -54,7 +54,10 @@ pub fn prepare(config: &EngineConfig) -> Result<PreparedEngine> {
     let n_ctx = config.n_ctx.unwrap_or_else(|| info.n_ctx_train.clamp(MIN_CTX, DEFAULT_CTX));
     in_range("n_ctx", n_ctx, MIN_CTX..=MAX_CTX)?;
     if u64::from(n_ctx) * u64::from(slots) > u64::from(MAX_CTX) {
-        return Err(Error::invalid("n_ctx", format!("{n_ctx} for each of {slots} slots is more than {MAX_CTX} in all")));
+        return Err(Error::invalid(
+            "n_ctx",
+            format!("{n_ctx} for each of {slots} slots is more than {MAX_CTX} in all"),
+        ));
     }
     if n_ctx > info.n_ctx_train {
         let problem = format!("{n_ctx} is more than the {} positions this model was trained with", info.n_ctx_train);

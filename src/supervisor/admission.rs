@@ -8,11 +8,12 @@ use crate::status::Status;
 /// Refuses what cannot fit for certain. Counts are lower bounds: no token stands for more than `max_token_bytes`.
 pub(super) fn check(request: &Request, engine: &PreparedEngine) -> Result<()> {
     let (info, n_ctx) = (engine.info(), u64::from(engine.n_ctx()));
-    if let Some(tokens) = &request.tokens {
-        if let Some(i) = tokens.iter().position(|id| u32::try_from(*id).map_or(true, |id| id >= info.n_vocab)) {
-            let problem = format!("{} is not a token of this model's vocabulary, 0 to {}", tokens[i], info.n_vocab - 1);
-            return Err(Error::invalid(format!("tokens[{i}]"), problem));
-        }
+    let unknown = |id: &i32| u32::try_from(*id).map_or(true, |id| id >= info.n_vocab);
+    if let Some(tokens) = &request.tokens
+        && let Some(i) = tokens.iter().position(unknown)
+    {
+        let problem = format!("{} is not a token of this model's vocabulary, 0 to {}", tokens[i], info.n_vocab - 1);
+        return Err(Error::invalid(format!("tokens[{i}]"), problem));
     }
     if request.messages.is_some() && info.chat_template.is_none() {
         let message = "messages: the model's file has no chat template; send a prompt in the model's own format";

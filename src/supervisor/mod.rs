@@ -8,8 +8,8 @@ mod queue;
 mod restart;
 mod shared;
 
-pub use health::{Health, State, WorkerHealth};
 pub(crate) use crate::job::Job;
+pub use health::{Health, State, WorkerHealth};
 pub(crate) use queue::{Popped, Queue};
 
 use crate::config::SupervisorConfig;
@@ -81,7 +81,9 @@ impl Supervisor {
             Ok(()) => Ok(TokenStream::new(job)),
             Err(PushError::Closed) => Err(self.shared.unavailable()),
             Err(PushError::Full(capacity)) => {
-                let message = format!("the queue is full: {capacity} requests are waiting; try again later, or start with a larger queue_capacity");
+                let message = format!(
+                    "the queue is full: {capacity} requests are waiting; try again later, or start with a larger queue_capacity"
+                );
                 Err(Error::Rejected(Rejected::new(Status::QueueFull, "queue", message)))
             }
         }

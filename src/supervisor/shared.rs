@@ -139,7 +139,9 @@ impl Shared {
         let mut phase = self.phase.lock();
         loop {
             match &phase.stage {
-                Stage::Failed(status, message) => return Err(Error::Load { status: *status, message: message.clone() }),
+                Stage::Failed(status, message) => {
+                    return Err(Error::Load { status: *status, message: message.clone() });
+                }
                 Stage::Stopped => return Err(Error::Unavailable("it was stopped".into())),
                 Stage::Running if self.ready_workers() > 0 => return Ok(true),
                 Stage::Starting | Stage::Running => {}

@@ -7,7 +7,12 @@ use crate::request::Request;
 use crate::status::Status;
 
 /// The prompt's tokens, checked against the context, and how many tokens may follow.
-pub(super) fn tokens(request: &Request, model: &Model, info: &ModelInfo, n_ctx: u32) -> Result<(Vec<i32>, u32), Failed> {
+pub(super) fn tokens(
+    request: &Request,
+    model: &Model,
+    info: &ModelInfo,
+    n_ctx: u32,
+) -> Result<(Vec<i32>, u32), Failed> {
     let native = |what: &str| {
         let what = what.to_owned();
         move |e: NativeError| match e.status {
@@ -20,7 +25,8 @@ pub(super) fn tokens(request: &Request, model: &Model, info: &ModelInfo, n_ctx: 
         (Some(text), _, _) => model.tokenize(text, true).map_err(native("tokenising the prompt"))?,
         (_, Some(messages), _) => {
             let Some(template) = &info.chat_template else {
-                let message = "messages: the model's file has no chat template; send a prompt in the model's own format";
+                let message =
+                    "messages: the model's file has no chat template; send a prompt in the model's own format";
                 return Err(Failed::new(Status::Unsupported, message));
             };
             let pairs: Vec<_> = messages.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();

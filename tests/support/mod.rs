@@ -18,7 +18,11 @@ pub fn model() -> PathBuf {
         .or_else(|| Some(set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?.join("llamapen")))
         .expect("a home folder");
     let path = cache.join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
-    assert!(path.is_file(), "the test model is not at {}: run `make model`, or set LLAMAPEN_TEST_MODEL", path.display());
+    assert!(
+        path.is_file(),
+        "the test model is not at {}: run `make model`, or set LLAMAPEN_TEST_MODEL",
+        path.display()
+    );
     path
 }
 
@@ -49,7 +53,8 @@ pub struct Answer {
 
 /// Reads a stream to its end and checks the order of its events on the way.
 pub fn read(stream: TokenStream) -> Result<Answer, Failed> {
-    let mut answer = Answer { tokens: vec![], text: String::new(), reason: FinishReason::Stop, seed: 0, prompt_tokens: 0 };
+    let mut answer =
+        Answer { tokens: vec![], text: String::new(), reason: FinishReason::Stop, seed: 0, prompt_tokens: 0 };
     let (mut started, mut end) = (false, None);
     for event in stream {
         assert!(end.is_none(), "{event:?} after the terminal event");

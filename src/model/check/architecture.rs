@@ -76,18 +76,9 @@ const WITH_WINDOW_PATTERN: &str = "\
 
 /// Numbers that an architecture divides by or asserts to be positive, where they are stated.
 const POSITIVE: &[(&str, &str)] = &[
-    (
-        "qwen35 qwen35moe qwen3next qwen4exp minimax-01",
-        "full_attention_interval",
-    ),
-    (
-        "falcon-h1 mamba2 granitehybrid nemotron_h nemotron_h_moe",
-        "ssm.group_count",
-    ),
-    (
-        "qwen35 qwen35moe qwen3next qwen4exp clef",
-        "ssm.group_count",
-    ),
+    ("qwen35 qwen35moe qwen3next qwen4exp minimax-01", "full_attention_interval"),
+    ("falcon-h1 mamba2 granitehybrid nemotron_h nemotron_h_moe", "ssm.group_count"),
+    ("qwen35 qwen35moe qwen3next qwen4exp clef", "ssm.group_count"),
     ("rwkv6 rwkv6qwen2 rwkv7 arwkv7", "wkv.head_size"),
     ("grovemoe", "experts_per_group"),
     ("ernie4_5-moe", "interleave_moe_layer_step"),
@@ -133,9 +124,7 @@ pub(super) fn check(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError>
         "bailingmoe3" => delta_gate(keys),
         "lfm2" | "lfm2moe" => keys.within("shortconv.l_cache", 2..=1 << 16).map(drop),
         "rwkv6" | "rwkv6qwen2" | "rwkv7" | "arwkv7" => rwkv(keys, hparams),
-        "t5" => keys
-            .within("decoder_block_count", 0..=hparams.n_layer)
-            .map(drop),
+        "t5" => keys.within("decoder_block_count", 0..=hparams.n_layer).map(drop),
         "wavtokenizer-dec" => decoder_blocks(keys, hparams),
         "deepseek4" => compress_ratios(keys),
         "jina-bert-v2" => width_of(keys, hparams, ".ffn_up.weight", |layer| {
@@ -148,10 +137,7 @@ pub(super) fn check(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError>
         }),
         _ => Ok(()),
     }?;
-    if matches!(
-        architecture,
-        "falcon-h1" | "mamba2" | "granitehybrid" | "nemotron_h" | "nemotron_h_moe"
-    ) {
+    if matches!(architecture, "falcon-h1" | "mamba2" | "granitehybrid" | "nemotron_h" | "nemotron_h_moe") {
         mamba2(keys, hparams)?;
     }
     Ok(())
@@ -176,10 +162,7 @@ fn window_pattern(keys: &Keys<'_>) -> Result<(), GgufError> {
 /// Part of the key must be left without rotation.
 fn latent_attention(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     const KEY: &str = "attention.key_length_mla";
-    let key = keys
-        .u32(KEY)?
-        .filter(|&n| n > 0)
-        .unwrap_or(hparams.n_embd_head_k);
+    let key = keys.u32(KEY)?.filter(|&n| n > 0).unwrap_or(hparams.n_embd_head_k);
     if key <= hparams.n_rot {
         let expected = format_args!("more than {} rotated dimensions", hparams.n_rot).to_string();
         return Err(keys.fault(KEY, expected, key));
@@ -190,9 +173,7 @@ fn latent_attention(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError>
 fn inner_width(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     let expected = 2 * hparams.n_embd;
     match hparams.ssm {
-        Some(ssm) if ssm.d_inner != expected => {
-            Err(keys.fault("ssm.inner_size", expected, ssm.d_inner))
-        }
+        Some(ssm) if ssm.d_inner != expected => Err(keys.fault("ssm.inner_size", expected, ssm.d_inner)),
         _ => Ok(()),
     }
 }
@@ -201,10 +182,7 @@ fn mamba2(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     let Some(ssm) = hparams.ssm else {
         return Ok(());
     };
-    for (suffix, divisor) in [
-        ("ssm.time_step_rank", ssm.dt_rank),
-        ("ssm.group_count", ssm.n_group),
-    ] {
+    for (suffix, divisor) in [("ssm.time_step_rank", ssm.dt_rank), ("ssm.group_count", ssm.n_group)] {
         // Neither is 0 where it is stated; where it is not, llama.cpp says so.
         if divisor > 0 && !ssm.d_inner.is_multiple_of(divisor) {
             let expected = format_args!("a divisor of the inner size {}", ssm.d_inner).to_string();
@@ -218,8 +196,7 @@ fn delta_net(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     let Some(ssm) = hparams.ssm else {
         return Ok(());
     };
-    if ssm.dt_rank > 0 && u64::from(ssm.dt_rank) * u64::from(ssm.d_state) != u64::from(ssm.d_inner)
-    {
+    if ssm.dt_rank > 0 && u64::from(ssm.dt_rank) * u64::from(ssm.d_state) != u64::from(ssm.d_inner) {
         let expected = format_args!("{} heads of {}", ssm.dt_rank, ssm.d_state).to_string();
         return Err(keys.fault("ssm.inner_size", expected, ssm.d_inner));
     }
@@ -245,11 +222,7 @@ fn dense_modules(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
 fn shared_layers(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     const SUFFIX: &str = "attention.shared_kv_layers";
     let shared = keys.u32(SUFFIX)?.unwrap_or(0);
-    if hparams
-        .n_layer
-        .checked_sub(shared)
-        .is_none_or(|own| own < 2)
-    {
+    if hparams.n_layer.checked_sub(shared).is_none_or(|own| own < 2) {
         let expected = format_args!("at least 2 of {} layers left", hparams.n_layer).to_string();
         return Err(keys.fault(SUFFIX, expected, shared));
     }
@@ -257,17 +230,11 @@ fn shared_layers(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
 }
 
 fn cycles(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
-    let (stack, high, low) = (
-        keys.u32("hrm.layers_per_stack")?,
-        keys.u32("hrm.h_cycles")?,
-        keys.u32("hrm.l_cycles")?,
-    );
+    let (stack, high, low) = (keys.u32("hrm.layers_per_stack")?, keys.u32("hrm.h_cycles")?, keys.u32("hrm.l_cycles")?);
     let (Some(stack), Some(high), Some(low)) = (stack, high, low) else {
         return Ok(());
     };
-    let slots = low
-        .checked_add(1)
-        .and_then(|low| stack.checked_mul(high)?.checked_mul(low));
+    let slots = low.checked_add(1).and_then(|low| stack.checked_mul(high)?.checked_mul(low));
     let layers = hparams.n_layer - keys.u32("nextn_predict_layers")?.unwrap_or(0);
     if slots != Some(layers) {
         let expected = "layers per stack times cycles";
@@ -278,11 +245,7 @@ fn cycles(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
 
 fn loops(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     let loops = keys.u32("num_loops")?.unwrap_or(1);
-    if hparams
-        .n_layer
-        .checked_mul(loops)
-        .is_none_or(|layers| layers > 512)
-    {
+    if hparams.n_layer.checked_mul(loops).is_none_or(|layers| layers > 512) {
         return Err(keys.fault("num_loops", "at most 512 layers in all", loops));
     }
     Ok(())
@@ -320,11 +283,7 @@ fn rwkv(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     const HEAD: &str = "wkv.head_size";
     const SHIFTS: &str = "token_shift_count";
     // The plain models shift twice and may leave it unsaid; those on a transformer's feed-forward part shift once.
-    let shifts = if matches!(keys.architecture, "rwkv6" | "rwkv7") {
-        2
-    } else {
-        1
-    };
+    let shifts = if matches!(keys.architecture, "rwkv6" | "rwkv7") { 2 } else { 1 };
     let stated = keys.u32(SHIFTS)?.unwrap_or(2);
     if stated != shifts {
         return Err(keys.fault(SHIFTS, shifts, stated));
@@ -357,9 +316,7 @@ fn decoder_blocks(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     const WIDTH: &str = "posnet.embedding_length";
     let (posnet, convnext) = (keys.u32(WIDTH)?, keys.u32("convnext.embedding_length")?);
     match (posnet, convnext) {
-        (Some(posnet), Some(convnext)) if posnet != convnext => {
-            Err(keys.fault(WIDTH, convnext, posnet))
-        }
+        (Some(posnet), Some(convnext)) if posnet != convnext => Err(keys.fault(WIDTH, convnext, posnet)),
         _ => Ok(()),
     }
 }
@@ -385,14 +342,8 @@ fn width_of(
     suffix: &str,
     widths: impl Fn(u32) -> [u64; 2],
 ) -> Result<(), GgufError> {
-    let layer_of = |tensor: &TensorInfo| -> Option<u32> {
-        tensor
-            .name
-            .strip_prefix("blk.")?
-            .strip_suffix(suffix)?
-            .parse()
-            .ok()
-    };
+    let layer_of =
+        |tensor: &TensorInfo| -> Option<u32> { tensor.name.strip_prefix("blk.")?.strip_suffix(suffix)?.parse().ok() };
     for tensor in keys.tensors() {
         let Some(layer) = layer_of(tensor).filter(|&layer| layer < hparams.n_layer) else {
             continue;

@@ -48,8 +48,7 @@ impl Hparams {
         keys.within("embedding_length_out", 0..=MAX_WIDTH)?;
         let n_layer = keys.required("block_count", 1..=MAX_LAYERS)?;
         keys.within("nextn_predict_layers", 0..=n_layer)?;
-        let n_ff = per_layer(keys, "feed_forward_length", n_layer, MAX_FEED_FORWARD)?
-            .unwrap_or(PerLayer::Uniform(0));
+        let n_ff = per_layer(keys, "feed_forward_length", n_layer, MAX_FEED_FORWARD)?.unwrap_or(PerLayer::Uniform(0));
         let (expert_count, expert_used_count) = experts(keys, n_layer)?;
         let heads = Heads::check(keys, traits, n_embd, n_layer)?;
         rope_scaling(keys)?;
@@ -88,12 +87,7 @@ struct Heads {
 }
 
 impl Heads {
-    fn check(
-        keys: &Keys<'_>,
-        traits: Traits,
-        n_embd: u32,
-        n_layer: u32,
-    ) -> Result<Self, GgufError> {
+    fn check(keys: &Keys<'_>, traits: Traits, n_embd: u32, n_layer: u32) -> Result<Self, GgufError> {
         const HEADS: &str = "attention.head_count";
         const KV_HEADS: &str = "attention.head_count_kv";
         let n_head = per_layer(keys, HEADS, n_layer, MAX_HEADS)?;
@@ -116,11 +110,7 @@ impl Heads {
         if n_head.get(0) == 0 && n_head.max() > 0 {
             return Err(keys.fault(HEADS, "heads in the first layer", 0));
         }
-        for (layer, (heads, kv_heads)) in n_head
-            .iter(n_layer)
-            .zip(n_head_kv.iter(n_layer))
-            .enumerate()
-        {
+        for (layer, (heads, kv_heads)) in n_head.iter(n_layer).zip(n_head_kv.iter(n_layer)).enumerate() {
             if heads > 0 && kv_heads > 0 && !heads.is_multiple_of(kv_heads) {
                 return Err(keys.fault(
                     KV_HEADS,
@@ -133,39 +123,19 @@ impl Heads {
         let first = n_head.get(0);
         let stated_key = keys.within("attention.key_length", 1..=MAX_WIDTH)?;
         let stated_value = keys.within("attention.value_length", 1..=MAX_WIDTH)?;
-        for suffix in [
-            "key_length_swa",
-            "value_length_swa",
-            "key_length_mla",
-            "value_length_mla",
-        ] {
+        for suffix in ["key_length_swa", "value_length_swa", "key_length_mla", "value_length_mla"] {
             keys.within(&format!("attention.{suffix}"), 0..=MAX_WIDTH)?;
         }
         let Some(divided) = n_embd.checked_div(first) else {
             // Without heads llama.cpp ignores the head sizes.
-            return Ok(Self {
-                n_head,
-                n_head_kv,
-                key_length: 0,
-                value_length: 0,
-                n_rot: 0,
-            });
+            return Ok(Self { n_head, n_head_kv, key_length: 0, value_length: 0, n_rot: 0 });
         };
-        if (stated_key.is_none() || stated_value.is_none())
-            && !(n_embd.is_multiple_of(first) && divided > 0)
-        {
-            return Err(keys.fault(
-                HEADS,
-                format_args!("a divisor of the embedding length {n_embd}"),
-                first,
-            ));
+        if (stated_key.is_none() || stated_value.is_none()) && !(n_embd.is_multiple_of(first) && divided > 0) {
+            return Err(keys.fault(HEADS, format_args!("a divisor of the embedding length {n_embd}"), first));
         }
         let key_length = stated_key.unwrap_or(divided);
         let value_length = stated_value.unwrap_or(divided);
-        for (suffix, length) in [
-            ("attention.key_length", key_length),
-            ("attention.value_length", value_length),
-        ] {
+        for (suffix, length) in [("attention.key_length", key_length), ("attention.value_length", value_length)] {
             let row = u64::from(length) * u64::from(n_head.max().max(n_head_kv.max()));
             if row > i32::MAX as u64 {
                 return Err(keys.fault(suffix, "head rows below 2^31 elements", row));
@@ -177,10 +147,7 @@ impl Heads {
         if traits.equal_head_sizes && key_length != value_length {
             return Err(keys.fault(
                 "attention.value_length",
-                format_args!(
-                    "the key length {key_length}, as {} demands",
-                    keys.architecture
-                ),
+                format_args!("the key length {key_length}, as {} demands", keys.architecture),
                 value_length,
             ));
         }
@@ -192,20 +159,11 @@ impl Heads {
         if traits.rope_fills_head && n_rot != value_length {
             return Err(keys.fault(
                 "rope.dimension_count",
-                format_args!(
-                    "the head size {value_length}, as {} demands",
-                    keys.architecture
-                ),
+                format_args!("the head size {value_length}, as {} demands", keys.architecture),
                 n_rot,
             ));
         }
-        Ok(Self {
-            n_head,
-            n_head_kv,
-            key_length,
-            value_length,
-            n_rot,
-        })
+        Ok(Self { n_head, n_head_kv, key_length, value_length, n_rot })
     }
 }
 
@@ -213,22 +171,15 @@ impl Heads {
 fn rotated(keys: &Keys<'_>, suffix: &str, least: u32, head: u32) -> Result<Option<u32>, GgufError> {
     let dims = keys.u32(suffix)?;
     match dims {
-        Some(n) if !(least..=head).contains(&n) || !n.is_multiple_of(2) => Err(keys.fault(
-            suffix,
-            format_args!("an even number from {least} to {head}"),
-            n,
-        )),
+        Some(n) if !(least..=head).contains(&n) || !n.is_multiple_of(2) => {
+            Err(keys.fault(suffix, format_args!("an even number from {least} to {head}"), n))
+        }
         _ => Ok(dims),
     }
 }
 
 /// A number, or one number for each layer.
-fn per_layer(
-    keys: &Keys<'_>,
-    suffix: &str,
-    n_layer: u32,
-    most: u32,
-) -> Result<Option<PerLayer>, GgufError> {
+fn per_layer(keys: &Keys<'_>, suffix: &str, n_layer: u32, most: u32) -> Result<Option<PerLayer>, GgufError> {
     let numbers = match keys.gguf.get(&keys.key(suffix)) {
         None => return Ok(None),
         Some(Value::Array(Array::U32(numbers))) => numbers.clone(),
@@ -259,11 +210,7 @@ fn experts(keys: &Keys<'_>, n_layer: u32) -> Result<(u32, u32), GgufError> {
     let groups = keys.u32(GROUPS)?.unwrap_or(0);
     let groups_used = keys.u32(GROUPS_USED)?.unwrap_or(0);
     if used > count || (used == 0 && count > 0) {
-        let expected = if count == 0 {
-            "0 of 0 experts".to_owned()
-        } else {
-            format!("1 to {count} experts")
-        };
+        let expected = if count == 0 { "0 of 0 experts".to_owned() } else { format!("1 to {count} experts") };
         return Err(keys.fault(USED, expected, used));
     }
     if groups > 0 && groups >= count {
@@ -285,21 +232,13 @@ fn rope_scaling(keys: &Keys<'_>) -> Result<(), GgufError> {
     const SUFFIX: &str = "rope.scaling.type";
     match keys.gguf.typed::<&str>(&keys.key(SUFFIX))? {
         None | Some("none" | "linear" | "yarn" | "longrope") => Ok(()),
-        Some(other) => Err(keys.fault(
-            SUFFIX,
-            "'none', 'linear', 'yarn' or 'longrope'",
-            super::quoted(other),
-        )),
+        Some(other) => Err(keys.fault(SUFFIX, "'none', 'linear', 'yarn' or 'longrope'", super::quoted(other))),
     }
 }
 
 /// ggml asserts at the first decode that these are not negative.
 fn norms(keys: &Keys<'_>) -> Result<(), GgufError> {
-    for suffix in [
-        "layer_norm_epsilon",
-        "layer_norm_rms_epsilon",
-        "group_norm_epsilon",
-    ] {
+    for suffix in ["layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon"] {
         let suffix = format!("attention.{suffix}");
         if let Some(epsilon) = keys.gguf.typed::<f32>(&keys.key(&suffix))?
             && epsilon < 0.0
@@ -341,11 +280,5 @@ fn ssm(keys: &Keys<'_>) -> Result<Option<SsmInfo>, GgufError> {
     if elements > i32::MAX as u64 {
         return Err(keys.fault("ssm.inner_size", "a state below 2^31 elements", elements));
     }
-    Ok(Some(SsmInfo {
-        d_conv,
-        d_inner,
-        d_state,
-        dt_rank: dt_rank.unwrap_or(0),
-        n_group,
-    }))
+    Ok(Some(SsmInfo { d_conv, d_inner, d_state, dt_rank: dt_rank.unwrap_or(0), n_group }))
 }

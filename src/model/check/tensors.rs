@@ -56,12 +56,7 @@ fn check_type(tensor: &TensorInfo) -> Result<(), GgufError> {
     // Multiplying by these calls a null function.
     let unfit = index || matches!(ggml_type, I8 | I16 | F64 | Q8_1 | Q8_K);
     if factor && unfit && !name.contains("tid2eid") {
-        return Err(fault(
-            tensor,
-            "type",
-            "one that weights can have",
-            ggml_type,
-        ));
+        return Err(fault(tensor, "type", "one that weights can have", ggml_type));
     }
     Ok(())
 }
@@ -69,29 +64,19 @@ fn check_type(tensor: &TensorInfo) -> Result<(), GgufError> {
 /// An output layer tied to the embeddings cannot have NVFP4 scales of its own.
 fn tied_output(keys: &Keys<'_>) -> Result<(), GgufError> {
     let named = |name: &str| keys.tensors().find(|t| t.name == name);
-    let scaled = named("output.scale")
-        .or_else(|| named("output.input_scale"))
-        .is_some();
+    let scaled = named("output.scale").or_else(|| named("output.input_scale")).is_some();
     if !scaled || named("output.weight").is_some() || keys.incomplete() {
         return Ok(());
     }
     match named("token_embd.weight") {
-        Some(tensor) if tensor.ggml_type == GgmlType::NVFP4 => Err(fault(
-            tensor,
-            "use as output",
-            "an output layer for the output scales",
-            "none",
-        )),
+        Some(tensor) if tensor.ggml_type == GgmlType::NVFP4 => {
+            Err(fault(tensor, "use as output", "an output layer for the output scales", "none"))
+        }
         _ => Ok(()),
     }
 }
 
-fn fault(
-    tensor: &TensorInfo,
-    property: &str,
-    expected: impl ToString,
-    found: impl ToString,
-) -> GgufError {
+fn fault(tensor: &TensorInfo, property: &str, expected: impl ToString, found: impl ToString) -> GgufError {
     let what = format_args!("the {property} of tensor {}", quoted(&tensor.name)).to_string();
     GgufError::malformed(tensor.entry_offset, what, expected, found)
 }

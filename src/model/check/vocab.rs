@@ -49,11 +49,7 @@ impl Vocab {
             let expected = format_args!("at most {MAX_TOKENS} tokens").to_string();
             return Err(gguf.fault(TOKENS, expected, tokens.len()));
         }
-        let n_tokens = if without {
-            stated_size.unwrap_or(0)
-        } else {
-            tokens.len() as u32
-        };
+        let n_tokens = if without { stated_size.unwrap_or(0) } else { tokens.len() as u32 };
 
         if !without {
             refuse_duplicates(gguf, tokens)?;
@@ -63,9 +59,8 @@ impl Vocab {
                 refuse_endless_matching(gguf, tokens)?;
             }
         }
-        let known = |key: &str| -> Result<Option<u32>, GgufError> {
-            Ok(gguf.typed::<u32>(key)?.filter(|&id| id < n_tokens))
-        };
+        let known =
+            |key: &str| -> Result<Option<u32>, GgufError> { Ok(gguf.typed::<u32>(key)?.filter(|&id| id < n_tokens)) };
         let vocab = Self {
             model: model.to_owned(),
             pre: pre.map(str::to_owned),
@@ -112,15 +107,11 @@ impl Vocab {
         let add_bos = wordpiece || self.add_bos.unwrap_or(add_bos);
         let add_eos = !wordpiece && gguf.typed::<bool>(ADD_EOS)?.unwrap_or(add_eos);
         let separator = separator.or(Some(102));
-        let needed = [
-            (add_bos, self.bos.or(bos), BOS),
-            (add_eos, self.eos.or(eos), EOS),
-            (wordpiece, separator, SEPARATOR),
-        ];
+        let needed =
+            [(add_bos, self.bos.or(bos), BOS), (add_eos, self.eos.or(eos), EOS), (wordpiece, separator, SEPARATOR)];
         for (added, id, key) in needed {
             if added && id.is_none_or(|id| id >= self.n_tokens) {
-                let expected =
-                    format_args!("one of {} tokens, as it is added to prompts", self.n_tokens);
+                let expected = format_args!("one of {} tokens, as it is added to prompts", self.n_tokens);
                 let found = match gguf.typed::<u32>(key)? {
                     Some(id) => id.to_string(),
                     None => "no such key".to_owned(),
@@ -157,9 +148,7 @@ fn refuse_duplicates(gguf: &Gguf, tokens: &StringArray) -> Result<(), GgufError>
 fn scores(gguf: &Gguf, n_tokens: usize) -> Result<(), GgufError> {
     let (count, nan) = match gguf.get(SCORES) {
         None => return Ok(()),
-        Some(Value::Array(Array::F32(scores))) => {
-            (scores.len(), scores.iter().any(|score| score.is_nan()))
-        }
+        Some(Value::Array(Array::F32(scores))) => (scores.len(), scores.iter().any(|score| score.is_nan())),
         Some(Value::Array(Array::I32(scores))) => (scores.len(), false),
         Some(other) => return Err(gguf.fault(SCORES, "arr[f32] or arr[i32]", other.type_name())),
     };
@@ -200,11 +189,7 @@ fn refuse_endless_matching(gguf: &Gguf, tokens: &StringArray) -> Result<(), Gguf
             alone[usize::from(first)] |= rest.is_empty();
         }
     }
-    match starts
-        .iter()
-        .zip(alone)
-        .position(|(&starts, alone)| starts && !alone)
-    {
+    match starts.iter().zip(alone).position(|(&starts, alone)| starts && !alone) {
         None => Ok(()),
         Some(byte) => {
             let expected = format_args!("byte {byte} as a token, as longer ones start with it");

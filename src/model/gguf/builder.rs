@@ -90,8 +90,7 @@ impl Builder {
 
     /// Adds a key even if it is there already.
     pub(in crate::model) fn again(mut self, key: &str) -> Self {
-        self.entries
-            .push((key.to_owned(), [&U32.to_le_bytes()[..], &[0; 4]].concat()));
+        self.entries.push((key.to_owned(), [&U32.to_le_bytes()[..], &[0; 4]].concat()));
         self
     }
 
@@ -166,13 +165,7 @@ impl Builder {
         bytes: u64,
     ) -> Self {
         let (name, dims) = (name.to_owned(), dims.to_owned());
-        self.tensors.push(Tensor {
-            name,
-            dims,
-            number,
-            offset,
-            bytes,
-        });
+        self.tensors.push(Tensor { name, dims, number, offset, bytes });
         self
     }
 
@@ -182,26 +175,15 @@ impl Builder {
     }
 
     pub(in crate::model) fn next_offset(&self) -> u64 {
-        self.tensors
-            .iter()
-            .map(|t| t.bytes.next_multiple_of(self.alignment))
-            .sum()
+        self.tensors.iter().map(|t| t.bytes.next_multiple_of(self.alignment)).sum()
     }
 
     /// The header, up to the end of the tensor list.
     pub(in crate::model) fn header(&self) -> Vec<u8> {
         let mut out = self.magic.to_vec();
         out.extend(self.version.to_le_bytes());
-        out.extend(
-            self.tensor_count
-                .unwrap_or(self.tensors.len() as u64)
-                .to_le_bytes(),
-        );
-        out.extend(
-            self.entry_count
-                .unwrap_or(self.entries.len() as u64)
-                .to_le_bytes(),
-        );
+        out.extend(self.tensor_count.unwrap_or(self.tensors.len() as u64).to_le_bytes());
+        out.extend(self.entry_count.unwrap_or(self.entries.len() as u64).to_le_bytes());
         for (key, value) in &self.entries {
             out.extend(string(key));
             out.extend(value);

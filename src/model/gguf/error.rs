@@ -89,23 +89,14 @@ impl GgufError {
         expected: impl ToString,
         found: impl ToString,
     ) -> Self {
-        Self::Malformed {
-            offset,
-            what: what.to_string(),
-            expected: expected.to_string(),
-            found: found.to_string(),
-        }
+        Self::Malformed { offset, what: what.to_string(), expected: expected.to_string(), found: found.to_string() }
     }
 }
 
 /// Text from the file, made fit for a message: quoted, escaped and cut to a length that a log line bears.
 pub(in crate::model) fn quoted(text: &str) -> String {
     const SHOWN: usize = 64;
-    let mut shown: String = text
-        .chars()
-        .take(SHOWN)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN).is_some() {
         shown.push_str("...");
     }

@@ -66,10 +66,7 @@ impl Gguf {
         let io = |source| GgufError::Io { offset: 0, source };
         // Opening a named pipe would wait for a writer, so look first.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(io(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            )));
+            return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
         }
         Self::read(File::open(path).map_err(io)?)
     }
@@ -90,11 +87,7 @@ impl Gguf {
         let metadata_end = source.position();
         let alignment = alignment(&metadata)?;
 
-        source.need(
-            format_args!("the tensor list"),
-            tensor_count,
-            tensor::MIN_ENTRY_BYTES,
-        )?;
+        source.need(format_args!("the tensor list"), tensor_count, tensor::MIN_ENTRY_BYTES)?;
         let mut tensors = Vec::new();
         for index in 0..tensor_count {
             tensors.push(TensorInfo::read(&mut source, index)?);
@@ -107,16 +100,8 @@ impl Gguf {
         let data_offset = header_bytes.next_multiple_of(u64::from(alignment));
         tensor::place(&mut tensors, u64::from(alignment), data_offset, file_bytes)?;
 
-        let mut gguf = Self {
-            version,
-            alignment,
-            metadata,
-            metadata_end,
-            tensors,
-            data_offset,
-            file_bytes,
-            split: None,
-        };
+        let mut gguf =
+            Self { version, alignment, metadata, metadata_end, tensors, data_offset, file_bytes, split: None };
         gguf.split = Split::find(&gguf)?;
         Ok(gguf)
     }
@@ -155,9 +140,7 @@ impl Gguf {
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {
         // The tensors lie one after the other within the file, so their sum cannot overflow.
-        self.tensors
-            .iter()
-            .fold(0, |sum: u64, t| sum.saturating_add(t.bytes))
+        self.tensors.iter().fold(0, |sum: u64, t| sum.saturating_add(t.bytes))
     }
 
     /// The part this file is of a model split over several files; `None` for a model in one file.
@@ -184,21 +167,13 @@ impl Gguf {
     }
 
     /// An error about a metadata key: at its value or, if it is missing, at the end of the metadata.
-    pub(in crate::model) fn fault(
-        &self,
-        key: &str,
-        expected: impl ToString,
-        found: impl ToString,
-    ) -> GgufError {
+    pub(in crate::model) fn fault(&self, key: &str, expected: impl ToString, found: impl ToString) -> GgufError {
         let offset = self.offset_of(key).unwrap_or(self.metadata_end);
         GgufError::malformed(offset, quoted(key), expected, found)
     }
 
     /// The value of a key if it is there; an error if it has another type. llama.cpp converts no types either.
-    pub(in crate::model) fn typed<'a, T: FromValue<'a>>(
-        &'a self,
-        key: &str,
-    ) -> Result<Option<T>, GgufError> {
+    pub(in crate::model) fn typed<'a, T: FromValue<'a>>(&'a self, key: &str) -> Result<Option<T>, GgufError> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
@@ -242,12 +217,7 @@ from_value! {
 
 fn limit(offset: u64, what: &str, found: u64, most: u64) -> Result<(), GgufError> {
     if found > most {
-        return Err(GgufError::malformed(
-            offset,
-            what,
-            format_args!("at most {most}"),
-            found,
-        ));
+        return Err(GgufError::malformed(offset, what, format_args!("at most {most}"), found));
     }
     Ok(())
 }
@@ -271,18 +241,13 @@ fn read_magic_and_version<R: Read + Seek>(source: &mut Source<R>) -> Result<u32,
     let offset = source.position();
     match source.u32(format_args!("the version"))? {
         version @ (2 | 3) => Ok(version),
-        found => Err(GgufError::UnsupportedVersion {
-            offset,
-            found,
-            big_endian: matches!(found.swap_bytes(), 1..=0xffff),
-        }),
+        found => {
+            Err(GgufError::UnsupportedVersion { offset, found, big_endian: matches!(found.swap_bytes(), 1..=0xffff) })
+        }
     }
 }
 
-fn read_metadata<R: Read + Seek>(
-    source: &mut Source<R>,
-    count: u64,
-) -> Result<BTreeMap<String, Entry>, GgufError> {
+fn read_metadata<R: Read + Seek>(source: &mut Source<R>, count: u64) -> Result<BTreeMap<String, Entry>, GgufError> {
     source.need(format_args!("the metadata"), count, MIN_ENTRY_BYTES)?;
     let mut metadata = BTreeMap::new();
     for index in 0..count {
@@ -318,20 +283,10 @@ fn alignment(metadata: &BTreeMap<String, Entry>) -> Result<u32, GgufError> {
     };
     match entry.value {
         Value::U32(alignment) if alignment.is_power_of_two() => Ok(alignment),
-        Value::U32(other) => Err(GgufError::malformed(
-            entry.offset,
-            quoted(ALIGNMENT_KEY),
-            "a power of two",
-            other,
-        )),
+        Value::U32(other) => Err(GgufError::malformed(entry.offset, quoted(ALIGNMENT_KEY), "a power of two", other)),
         ref other => {
             let found = other.type_name();
-            Err(GgufError::malformed(
-                entry.offset,
-                quoted(ALIGNMENT_KEY),
-                "u32",
-                found,
-            ))
+            Err(GgufError::malformed(entry.offset, quoted(ALIGNMENT_KEY), "u32", found))
         }
     }
 }

@@ -21,11 +21,7 @@ impl<R: Read + Seek> Source<R> {
         let io = |source| GgufError::Io { offset: 0, source };
         let length = reader.seek(SeekFrom::End(0)).map_err(io)?;
         reader.rewind().map_err(io)?;
-        Ok(Self {
-            inner: BufReader::with_capacity(64 << 10, reader),
-            position: 0,
-            length,
-        })
+        Ok(Self { inner: BufReader::with_capacity(64 << 10, reader), position: 0, length })
     }
 
     pub(super) fn position(&self) -> u64 {
@@ -66,20 +62,12 @@ impl<R: Read + Seek> Source<R> {
                 self.position = self.position.saturating_add(buffer.len() as u64);
                 Ok(())
             }
-            Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
-                Err(self.truncated(what, buffer.len() as u64))
-            }
-            Err(source) => Err(GgufError::Io {
-                offset: self.position,
-                source,
-            }),
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Err(self.truncated(what, buffer.len() as u64)),
+            Err(source) => Err(GgufError::Io { offset: self.position, source }),
         }
     }
 
-    pub(super) fn bytes<const N: usize>(
-        &mut self,
-        what: Arguments<'_>,
-    ) -> Result<[u8; N], GgufError> {
+    pub(super) fn bytes<const N: usize>(&mut self, what: Arguments<'_>) -> Result<[u8; N], GgufError> {
         self.need(what, 1, N as u64)?;
         let mut bytes = [0; N];
         self.fill(what, &mut bytes)?;
@@ -95,11 +83,7 @@ impl<R: Read + Seek> Source<R> {
     }
 
     /// Reads a length-prefixed string into `raw`, replacing what it held, and checks that it is UTF-8.
-    pub(super) fn text<'b>(
-        &mut self,
-        what: Arguments<'_>,
-        raw: &'b mut Vec<u8>,
-    ) -> Result<&'b str, GgufError> {
+    pub(super) fn text<'b>(&mut self, what: Arguments<'_>, raw: &'b mut Vec<u8>) -> Result<&'b str, GgufError> {
         let length = self.u64(format_args!("the length of {what}"))?;
         self.need(what, length, 1)?;
         let start = self.position;
@@ -122,22 +106,12 @@ impl<R: Read + Seek> Source<R> {
             let found = quoted(text);
             let start = self.position.saturating_sub(raw.len() as u64);
             let at = start.saturating_add(nul as u64);
-            return Err(GgufError::malformed(
-                at,
-                what,
-                "text without NUL bytes",
-                found,
-            ));
+            return Err(GgufError::malformed(at, what, "text without NUL bytes", found));
         }
         Ok(text.to_owned())
     }
 
     fn truncated(&self, what: Arguments<'_>, required: u64) -> GgufError {
-        GgufError::Truncated {
-            offset: self.position,
-            what: what.to_string(),
-            required,
-            available: self.remaining(),
-        }
+        GgufError::Truncated { offset: self.position, what: what.to_string(), required, available: self.remaining() }
     }
 }

@@ -32,8 +32,7 @@ impl Split {
             None | Some(0 | 1) => return Ok(None),
             Some(count) => count,
         };
-        let number =
-            number.ok_or_else(|| gguf.fault(NUMBER_KEY, "a part number", "no such key"))?;
+        let number = number.ok_or_else(|| gguf.fault(NUMBER_KEY, "a part number", "no such key"))?;
         if number >= count {
             return Err(gguf.fault(NUMBER_KEY, format_args!("less than {count} parts"), number));
         }
@@ -42,17 +41,7 @@ impl Split {
         let tensors = u32::try_from(tensors)
             .ok()
             .filter(|&all| all as usize >= here)
-            .ok_or_else(|| {
-                gguf.fault(
-                    TENSORS_KEY,
-                    format_args!("at least the {here} of this part"),
-                    tensors,
-                )
-            })?;
-        Ok(Some(Self {
-            number,
-            count,
-            tensors,
-        }))
+            .ok_or_else(|| gguf.fault(TENSORS_KEY, format_args!("at least the {here} of this part"), tensors))?;
+        Ok(Some(Self { number, count, tensors }))
     }
 }

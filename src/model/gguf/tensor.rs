@@ -38,16 +38,11 @@ impl TensorInfo {
     #[must_use]
     pub fn elements(&self) -> u64 {
         // Reading has made sure that the product does not overflow.
-        self.dims
-            .iter()
-            .fold(1, |product: u64, &n| product.saturating_mul(n))
+        self.dims.iter().fold(1, |product: u64, &n| product.saturating_mul(n))
     }
 
     /// Reads one entry. `offset` is left relative to the data section, whose start is not known yet.
-    pub(super) fn read<R: Read + Seek>(
-        source: &mut Source<R>,
-        index: u64,
-    ) -> Result<Self, GgufError> {
+    pub(super) fn read<R: Read + Seek>(source: &mut Source<R>, index: u64) -> Result<Self, GgufError> {
         let entry_offset = source.position();
         let name = source.string(format_args!("the name of tensor {index}"))?;
         if name.len() >= MAX_NAME {
@@ -76,9 +71,7 @@ impl TensorInfo {
         for axis in 0..rank {
             let offset = source.position();
             let n = source.u64(format_args!("dimension {axis} of tensor {what}"))?;
-            let product = elements
-                .checked_mul(n)
-                .filter(|&p| p != 0 && p <= MAX_COUNT);
+            let product = elements.checked_mul(n).filter(|&p| p != 0 && p <= MAX_COUNT);
             elements = product.ok_or_else(|| {
                 GgufError::malformed(
                     offset,
@@ -93,12 +86,7 @@ impl TensorInfo {
         let type_offset = source.position();
         let number = source.u32(format_args!("the type of tensor {what}"))?;
         let ggml_type = GgmlType::from_number(number).map_err(|found| {
-            GgufError::malformed(
-                type_offset,
-                format_args!("the type of tensor {what}"),
-                "a current ggml type",
-                found,
-            )
+            GgufError::malformed(type_offset, format_args!("the type of tensor {what}"), "a current ggml type", found)
         })?;
 
         let row = dims.first().copied().unwrap_or(1);
@@ -124,14 +112,7 @@ impl TensorInfo {
             })?;
 
         let offset = source.u64(format_args!("the offset of tensor {what}"))?;
-        Ok(Self {
-            name,
-            ggml_type,
-            dims,
-            offset,
-            bytes,
-            entry_offset,
-        })
+        Ok(Self { name, ggml_type, dims, offset, bytes, entry_offset })
     }
 }
 
@@ -161,9 +142,7 @@ pub(super) fn place(
                 format_args!("{} ({problem})", tensor.offset),
             ));
         }
-        let start = data_offset
-            .checked_add(expected)
-            .filter(|&start| start <= MAX_COUNT);
+        let start = data_offset.checked_add(expected).filter(|&start| start <= MAX_COUNT);
         let next = tensor
             .bytes
             .checked_next_multiple_of(alignment)

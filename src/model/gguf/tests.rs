@@ -21,10 +21,7 @@ fn malformed(builder: &Builder) -> (u64, String) {
 #[track_caller]
 fn refused(builder: &Builder, fragment: &str) {
     let (_, message) = malformed(builder);
-    assert!(
-        message.contains(fragment),
-        "{message:?} should contain {fragment:?}"
-    );
+    assert!(message.contains(fragment), "{message:?} should contain {fragment:?}");
 }
 
 #[test]
@@ -34,10 +31,7 @@ fn reads_metadata_tensors_and_layout() {
     assert_eq!(gguf.version(), 3);
     assert_eq!(gguf.alignment(), 32);
     assert_eq!(gguf.get("llama.block_count"), Some(&Value::U32(2)));
-    assert_eq!(
-        gguf.get("general.name"),
-        Some(&Value::String("tiny".to_owned()))
-    );
+    assert_eq!(gguf.get("general.name"), Some(&Value::String("tiny".to_owned())));
     assert_eq!(gguf.get("absent"), None);
     assert_eq!(gguf.keys().len(), 15);
     assert_eq!(gguf.file_bytes(), builder.build().len() as u64);
@@ -45,9 +39,7 @@ fn reads_metadata_tensors_and_layout() {
 
     let data = (builder.header().len() as u64).next_multiple_of(32);
     assert_eq!(gguf.data_offset(), data);
-    let [embeddings, norm, _] = gguf.tensors() else {
-        panic!("three tensors")
-    };
+    let [embeddings, norm, _] = gguf.tensors() else { panic!("three tensors") };
     assert_eq!(embeddings.name, "token_embd.weight");
     assert_eq!(embeddings.ggml_type, GgmlType::Q8_0);
     assert_eq!(embeddings.dims, [64, 4]);
@@ -91,13 +83,8 @@ fn reads_every_value_type() {
 
         // The same bytes as an array of two.
         let twice = [*bytes, *bytes].concat();
-        let gguf = Builder::new()
-            .array("k", *number, 2, &twice)
-            .read()
-            .unwrap();
-        let Some(value @ Value::Array(array)) = gguf.get("k") else {
-            panic!("an array")
-        };
+        let gguf = Builder::new().array("k", *number, 2, &twice).read().unwrap();
+        let Some(value @ Value::Array(array)) = gguf.get("k") else { panic!("an array") };
         assert_eq!(array.len(), 2);
         assert!(!array.is_empty());
         assert_eq!(value.type_name(), format!("arr[{}]", expected.type_name()));
@@ -114,18 +101,10 @@ fn long_arrays_are_read_whole() {
 
 #[test]
 fn string_arrays_keep_texts_and_measures() {
-    let gguf = Builder::new()
-        .texts("k", &["ab", "", "é\0x"])
-        .read()
-        .unwrap();
-    let Some(Value::Array(Array::String(texts))) = gguf.get("k") else {
-        panic!("texts")
-    };
+    let gguf = Builder::new().texts("k", &["ab", "", "é\0x"]).read().unwrap();
+    let Some(Value::Array(Array::String(texts))) = gguf.get("k") else { panic!("texts") };
     assert_eq!(texts.iter().collect::<Vec<_>>(), ["ab", "", "é\0x"]);
-    assert_eq!(
-        (texts.len(), texts.total_bytes(), texts.longest_bytes()),
-        (3, 6, 4)
-    );
+    assert_eq!((texts.len(), texts.total_bytes(), texts.longest_bytes()), (3, 6, 4));
     assert!(!texts.is_empty());
 }
 
@@ -133,37 +112,21 @@ fn string_arrays_keep_texts_and_measures() {
 fn not_gguf() {
     for bytes in [&b"GGML\x03\0\0\0"[..], b"PK\x03\x04", b"X", b"\x7fELF"] {
         let error = read(bytes).unwrap_err();
-        let GgufError::NotGguf { offset: 0, found } = &error else {
-            panic!("{error}")
-        };
+        let GgufError::NotGguf { offset: 0, found } = &error else { panic!("{error}") };
         assert!(bytes.starts_with(found));
     }
     let message = read(b"\x7fELF").unwrap_err().to_string();
-    assert_eq!(
-        message,
-        "not a GGUF file: expected \"GGUF\" at byte 0, found \"\\x7fELF\""
-    );
+    assert_eq!(message, "not a GGUF file: expected \"GGUF\" at byte 0, found \"\\x7fELF\"");
 }
 
 #[test]
 fn unsupported_versions() {
-    for (version, swapped) in [
-        (0, false),
-        (1, false),
-        (4, false),
-        (3u32.swap_bytes(), true),
-        (u32::MAX, false),
-    ] {
+    for (version, swapped) in [(0, false), (1, false), (4, false), (3u32.swap_bytes(), true), (u32::MAX, false)] {
         let mut builder = Builder::llama();
         builder.version = version;
         let error = builder.read().unwrap_err();
         assert_eq!(error.offset(), 4);
-        let GgufError::UnsupportedVersion {
-            found, big_endian, ..
-        } = error
-        else {
-            panic!("{error}")
-        };
+        let GgufError::UnsupportedVersion { found, big_endian, .. } = error else { panic!("{error}") };
         assert_eq!((found, big_endian), (version, swapped));
     }
 }
@@ -174,20 +137,11 @@ fn every_truncation_is_told_as_such() {
     let whole = builder.build();
     for length in 0..whole.len() {
         let error = read(&whole[..length]).unwrap_err();
-        let GgufError::Truncated {
-            offset,
-            required,
-            available,
-            ..
-        } = error
-        else {
+        let GgufError::Truncated { offset, required, available, .. } = error else {
             panic!("cut to {length}: {error}")
         };
         assert!(required > available, "cut to {length}");
-        assert_eq!(
-            offset.saturating_add(available).max(length as u64),
-            offset.max(length as u64)
-        );
+        assert_eq!(offset.saturating_add(available).max(length as u64), offset.max(length as u64));
     }
     assert!(read(&whole).is_ok());
 }
@@ -218,46 +172,22 @@ fn huge_counts_in_tiny_files() {
     bytes[8..16].fill(0xff);
     assert!(read(&bytes).is_err());
 
-    for dims in [
-        &[1 << 62, 1 << 62][..],
-        &[u64::MAX],
-        &[0],
-        &[1 << 31, 1 << 31, 2],
-    ] {
+    for dims in [&[1 << 62, 1 << 62][..], &[u64::MAX], &[0], &[1 << 31, 1 << 31, 2]] {
         let builder = Builder::new().raw_tensor(b"t", dims, 0, 0, 0);
         let mut bytes = builder.header();
         bytes.resize(88, 0);
-        assert!(matches!(
-            read(&bytes).unwrap_err(),
-            GgufError::Malformed { .. }
-        ));
+        assert!(matches!(read(&bytes).unwrap_err(), GgufError::Malformed { .. }));
     }
 
     for (number, size) in [(0u32, 1), (6, 4), (8, 8), (10, 8)] {
         for count in [u64::MAX, u64::MAX / size, 1 << 61, 1 << 33] {
-            let error = Builder::new()
-                .array("k", number, count, &[])
-                .read()
-                .unwrap_err();
-            let GgufError::Truncated {
-                required,
-                available: 0,
-                ..
-            } = error
-            else {
-                panic!("{error}")
-            };
+            let error = Builder::new().array("k", number, count, &[]).read().unwrap_err();
+            let GgufError::Truncated { required, available: 0, .. } = error else { panic!("{error}") };
             assert_eq!(required, count.saturating_mul(size));
         }
     }
     let long = Builder::new().raw("k", STRING, &u64::MAX.to_le_bytes());
-    assert!(matches!(
-        long.read().unwrap_err(),
-        GgufError::Truncated {
-            required: u64::MAX,
-            ..
-        }
-    ));
+    assert!(matches!(long.read().unwrap_err(), GgufError::Truncated { required: u64::MAX, .. }));
 }
 
 #[test]
@@ -266,10 +196,7 @@ fn counts_beyond_the_limits() {
     builder.tensor_count = Some(MAX_TENSORS + 1);
     assert_eq!(malformed(&builder).0, 8);
     builder.tensor_count = Some(MAX_TENSORS);
-    assert!(matches!(
-        builder.read().unwrap_err(),
-        GgufError::Truncated { .. }
-    ));
+    assert!(matches!(builder.read().unwrap_err(), GgufError::Truncated { .. }));
     let mut builder = Builder::new();
     builder.entry_count = Some(MAX_ENTRIES + 1);
     assert_eq!(malformed(&builder).0, 16);
@@ -294,12 +221,7 @@ fn headers_beyond_the_limit() {
     }
     let header = Builder::new().array("k", 0, 1 << 35, &[]).header();
     let error = Gguf::read(Endless(Cursor::new(header))).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("a header of at most 268435456 bytes"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("a header of at most 268435456 bytes"), "{error}");
 
     // A file that turns out shorter than it said is truncated.
     let header = Builder::new().array("k", 0, 100, &[]).header();
@@ -312,10 +234,7 @@ fn metadata_keys() {
     refused(&Builder::llama().again("general.name"), "a duplicate");
     refused(&Builder::new().again(""), "1 to 65535 bytes");
     refused(&Builder::new().again("a\0b"), "without NUL");
-    refused(
-        &Builder::new().again(&"k".repeat(70_000)),
-        "1 to 65535 bytes",
-    );
+    refused(&Builder::new().again(&"k".repeat(70_000)), "1 to 65535 bytes");
 
     let mut bytes = Builder::new().u32("key", 1).header();
     bytes[33] = 0xff;
@@ -326,36 +245,15 @@ fn metadata_keys() {
 
 #[test]
 fn metadata_values() {
-    refused(
-        &Builder::new().raw("k", 13, &[0; 8]),
-        "a type from 0 to 12, found 13",
-    );
-    refused(
-        &Builder::new().raw("k", u32::MAX, &[0; 8]),
-        "a type from 0 to 12",
-    );
+    refused(&Builder::new().raw("k", 13, &[0; 8]), "a type from 0 to 12, found 13");
+    refused(&Builder::new().raw("k", u32::MAX, &[0; 8]), "a type from 0 to 12");
     refused(&Builder::new().raw("k", BOOL, &[2]), "a truth value");
-    refused(
-        &Builder::new().array("k", BOOL, 2, &[1, 9]),
-        "a truth value",
-    );
-    refused(
-        &Builder::new().array("k", ARRAY, 1, &[0; 12]),
-        "an array of arrays",
-    );
-    refused(
-        &Builder::new().array("k", 99, 1, &[0; 12]),
-        "the element type of 'k'",
-    );
+    refused(&Builder::new().array("k", BOOL, 2, &[1, 9]), "a truth value");
+    refused(&Builder::new().array("k", ARRAY, 1, &[0; 12]), "an array of arrays");
+    refused(&Builder::new().array("k", 99, 1, &[0; 12]), "the element type of 'k'");
     refused(&Builder::new().text("k", "a\0b"), "without NUL");
-    refused(
-        &Builder::new().raw("k", STRING, &string([b'a', 0xc3])),
-        "UTF-8",
-    );
-    refused(
-        &Builder::new().array("k", STRING, 1, &string([0xf5])),
-        "element 0 of 'k'",
-    );
+    refused(&Builder::new().raw("k", STRING, &string([b'a', 0xc3])), "UTF-8");
+    refused(&Builder::new().array("k", STRING, 1, &string([0xf5])), "element 0 of 'k'");
 }
 
 #[test]
@@ -364,149 +262,64 @@ fn faults_are_located() {
     let (offset, message) = malformed(&builder);
     // magic, version, counts; first key, its type and value; second key and its type.
     assert_eq!(offset, 24 + (8 + 5 + 4 + 4) + (8 + 6 + 4));
-    assert_eq!(
-        message,
-        "malformed at byte 63: 'second': expected a truth value, 0 or 1, found 7"
-    );
+    assert_eq!(message, "malformed at byte 63: 'second': expected a truth value, 0 or 1, found 7");
 }
 
 #[test]
 fn messages_stay_short_and_printable() {
     let name = format!("\u{1b}[31m{}", "x".repeat(5000));
     let (_, message) = malformed(&Builder::new().raw(&name, BOOL, &[7]));
-    assert!(
-        message.len() < 200 && !message.contains('\u{1b}'),
-        "{message}"
-    );
+    assert!(message.len() < 200 && !message.contains('\u{1b}'), "{message}");
 }
 
 #[test]
 fn alignment() {
-    let mut builder = Builder::llama()
-        .without_tensors()
-        .u32("general.alignment", 4096);
+    let mut builder = Builder::llama().without_tensors().u32("general.alignment", 4096);
     builder.alignment = 4096;
-    let gguf = builder
-        .clone()
-        .tensor("a", GgmlType::F32, &[8])
-        .read()
-        .unwrap();
+    let gguf = builder.clone().tensor("a", GgmlType::F32, &[8]).read().unwrap();
     assert_eq!((gguf.alignment(), gguf.data_offset()), (4096, 4096));
 
     for alignment in [0, 3, 48, u32::MAX] {
-        refused(
-            &Builder::new().u32("general.alignment", alignment),
-            "a power of two",
-        );
+        refused(&Builder::new().u32("general.alignment", alignment), "a power of two");
     }
-    refused(
-        &Builder::new().raw("general.alignment", U64, &[32, 0, 0, 0, 0, 0, 0, 0]),
-        "u32",
-    );
+    refused(&Builder::new().raw("general.alignment", U64, &[32, 0, 0, 0, 0, 0, 0, 0]), "u32");
     // A vast alignment moves the data beyond the file.
-    let vast = Builder::new()
-        .u32("general.alignment", 1 << 31)
-        .tensor("a", GgmlType::F32, &[8]);
-    assert!(matches!(
-        vast.read().unwrap_err(),
-        GgufError::Truncated { .. }
-    ));
+    let vast = Builder::new().u32("general.alignment", 1 << 31).tensor("a", GgmlType::F32, &[8]);
+    assert!(matches!(vast.read().unwrap_err(), GgufError::Truncated { .. }));
 }
 
 #[test]
 fn tensor_names() {
     let name = "n".repeat(63);
-    assert!(
-        Builder::new()
-            .tensor(&name, GgmlType::F32, &[1])
-            .read()
-            .is_ok()
-    );
-    refused(
-        &Builder::new().tensor(&"n".repeat(64), GgmlType::F32, &[1]),
-        "at most 63 bytes",
-    );
-    refused(
-        &Builder::new()
-            .tensor("a", GgmlType::F32, &[8])
-            .tensor("a", GgmlType::F32, &[8]),
-        "a duplicate",
-    );
-    refused(
-        &Builder::new().tensor("a\0", GgmlType::F32, &[8]),
-        "without NUL",
-    );
+    assert!(Builder::new().tensor(&name, GgmlType::F32, &[1]).read().is_ok());
+    refused(&Builder::new().tensor(&"n".repeat(64), GgmlType::F32, &[1]), "at most 63 bytes");
+    refused(&Builder::new().tensor("a", GgmlType::F32, &[8]).tensor("a", GgmlType::F32, &[8]), "a duplicate");
+    refused(&Builder::new().tensor("a\0", GgmlType::F32, &[8]), "without NUL");
     refused(&Builder::new().raw_tensor(&[0xff], &[8], 0, 0, 32), "UTF-8");
 }
 
 #[test]
 fn tensor_shapes() {
-    assert!(
-        Builder::new()
-            .tensor("a", GgmlType::F32, &[])
-            .read()
-            .is_ok()
-    );
-    assert!(
-        Builder::new()
-            .tensor("a", GgmlType::F32, &[1, 1, 1, 8])
-            .read()
-            .is_ok()
-    );
-    refused(
-        &Builder::new().tensor("a", GgmlType::F32, &[1; 5]),
-        "at most 4",
-    );
-    for dims in [
-        &[0][..],
-        &[8, 0],
-        &[1 << 63],
-        &[1 << 32, 1 << 31],
-        &[u64::MAX, 2],
-    ] {
-        refused(
-            &Builder::new().raw_tensor(b"a", dims, 0, 0, 0),
-            "at least 1",
-        );
+    assert!(Builder::new().tensor("a", GgmlType::F32, &[]).read().is_ok());
+    assert!(Builder::new().tensor("a", GgmlType::F32, &[1, 1, 1, 8]).read().is_ok());
+    refused(&Builder::new().tensor("a", GgmlType::F32, &[1; 5]), "at most 4");
+    for dims in [&[0][..], &[8, 0], &[1 << 63], &[1 << 32, 1 << 31], &[u64::MAX, 2]] {
+        refused(&Builder::new().raw_tensor(b"a", dims, 0, 0, 0), "at least 1");
     }
     // As many elements as can be counted, but more bytes.
-    refused(
-        &Builder::new().raw_tensor(b"a", &[1 << 62], 0, 0, 0),
-        "at most 2^63-1 bytes",
-    );
-    refused(
-        &Builder::new().raw_tensor(b"a", &[33], 8, 0, 0),
-        "a multiple of 32",
-    );
-    refused(
-        &Builder::new().raw_tensor(b"a", &[128], 12, 0, 0),
-        "a multiple of 256",
-    );
+    refused(&Builder::new().raw_tensor(b"a", &[1 << 62], 0, 0, 0), "at most 2^63-1 bytes");
+    refused(&Builder::new().raw_tensor(b"a", &[33], 8, 0, 0), "a multiple of 32");
+    refused(&Builder::new().raw_tensor(b"a", &[128], 12, 0, 0), "a multiple of 256");
 }
 
 #[test]
 fn tensor_types() {
-    refused(
-        &Builder::new().raw_tensor(b"a", &[32], 4, 0, 0),
-        "Q4_2, which was removed",
-    );
-    refused(
-        &Builder::new().raw_tensor(b"a", &[32], 31, 0, 0),
-        "Q4_0_4_4, which was removed",
-    );
-    refused(
-        &Builder::new().raw_tensor(b"a", &[32], 43, 0, 0),
-        "a current ggml type, found 43",
-    );
-    refused(
-        &Builder::new().raw_tensor(b"a", &[32], u32::MAX, 0, 0),
-        "a current ggml type",
-    );
+    refused(&Builder::new().raw_tensor(b"a", &[32], 4, 0, 0), "Q4_2, which was removed");
+    refused(&Builder::new().raw_tensor(b"a", &[32], 31, 0, 0), "Q4_0_4_4, which was removed");
+    refused(&Builder::new().raw_tensor(b"a", &[32], 43, 0, 0), "a current ggml type, found 43");
+    refused(&Builder::new().raw_tensor(b"a", &[32], u32::MAX, 0, 0), "a current ggml type");
     for &ggml_type in GgmlType::ALL {
-        let gguf = Builder::new()
-            .tensor("a", ggml_type, &[256, 2])
-            .read()
-            .unwrap();
+        let gguf = Builder::new().tensor("a", ggml_type, &[256, 2]).read().unwrap();
         let expected = 512 / ggml_type.block_elements() * ggml_type.block_bytes();
         assert_eq!(gguf.tensor_bytes(), expected, "{ggml_type}");
     }
@@ -522,12 +335,7 @@ fn tensor_offsets() {
     refused(&second(0), "overlapping");
     refused(&second(96), "leaving a gap");
     let far = one().raw_tensor(b"b", &[8], 0, u64::MAX, 0).header();
-    assert!(
-        read(&[far, vec![0; 4096]].concat())
-            .unwrap_err()
-            .to_string()
-            .contains("not aligned")
-    );
+    assert!(read(&[far, vec![0; 4096]].concat()).unwrap_err().to_string().contains("not aligned"));
     // Sizes that add up beyond what can be counted.
     let mut bytes = Builder::new()
         .raw_tensor(b"a", &[(1 << 61) - 8], 0, 0, 0)
@@ -539,12 +347,8 @@ fn tensor_offsets() {
 
 #[test]
 fn split_keys() {
-    let part = |number, count| {
-        Builder::new()
-            .u16("split.no", number)
-            .u16("split.count", count)
-            .i32("split.tensors.count", 5)
-    };
+    let part =
+        |number, count| Builder::new().u16("split.no", number).u16("split.count", count).i32("split.tensors.count", 5);
     let split = part(1, 3).read().unwrap().split().unwrap();
     assert_eq!((split.number, split.count, split.tensors), (1, 3, 5));
     // What merging and not splitting leave behind.
@@ -556,15 +360,9 @@ fn split_keys() {
     refused(&part(0, 2).without("split.tensors.count"), "a count");
     refused(&part(0, 2).i32("split.tensors.count", -1), "at least the 0");
     refused(&part(0, 2).u32("split.no", 0), "expected u16, found u32");
-    refused(
-        &part(0, 2).raw("split.count", F32, &[0; 4]),
-        "expected u16, found f32",
-    );
+    refused(&part(0, 2).raw("split.count", F32, &[0; 4]), "expected u16, found f32");
     // llama.cpp asserts this type in every part, so it is checked even alone.
-    refused(
-        &Builder::new().raw("split.no", U32, &[0; 4]),
-        "expected u16",
-    );
+    refused(&Builder::new().raw("split.no", U32, &[0; 4]), "expected u16");
 }
 
 #[test]
@@ -592,8 +390,5 @@ fn only_regular_files_are_opened() {
         other => panic!("{other}"),
     };
     assert_eq!(io_kind(&std::env::temp_dir()), io::ErrorKind::InvalidInput);
-    assert_eq!(
-        io_kind(Path::new("/nonexistent/model.gguf")),
-        io::ErrorKind::NotFound
-    );
+    assert_eq!(io_kind(Path::new("/nonexistent/model.gguf")), io::ErrorKind::NotFound);
 }

@@ -200,10 +200,7 @@ enum ValueType {
 }
 
 impl ValueType {
-    fn read<R: Read + Seek>(
-        source: &mut Source<R>,
-        what: Arguments<'_>,
-    ) -> Result<Self, GgufError> {
+    fn read<R: Read + Seek>(source: &mut Source<R>, what: Arguments<'_>) -> Result<Self, GgufError> {
         let offset = source.position();
         let number = source.u32(what)?;
         Ok(match number {
@@ -221,12 +218,7 @@ impl ValueType {
             11 => Self::I64,
             12 => Self::F64,
             _ => {
-                return Err(GgufError::malformed(
-                    offset,
-                    what,
-                    "a type from 0 to 12",
-                    number,
-                ));
+                return Err(GgufError::malformed(offset, what, "a type from 0 to 12", number));
             }
         })
     }
@@ -234,31 +226,26 @@ impl ValueType {
 
 impl Value {
     /// Reads a type number and the value that follows it. `key` is how messages name the value.
-    pub(super) fn read<R: Read + Seek>(
-        source: &mut Source<R>,
-        key: Arguments<'_>,
-    ) -> Result<Self, GgufError> {
-        Ok(
-            match ValueType::read(source, format_args!("the type of {key}"))? {
-                ValueType::U8 => Self::U8(u8::from_le_bytes(source.bytes(key)?)),
-                ValueType::I8 => Self::I8(i8::from_le_bytes(source.bytes(key)?)),
-                ValueType::U16 => Self::U16(u16::from_le_bytes(source.bytes(key)?)),
-                ValueType::I16 => Self::I16(i16::from_le_bytes(source.bytes(key)?)),
-                ValueType::U32 => Self::U32(u32::from_le_bytes(source.bytes(key)?)),
-                ValueType::I32 => Self::I32(i32::from_le_bytes(source.bytes(key)?)),
-                ValueType::F32 => Self::F32(f32::from_le_bytes(source.bytes(key)?)),
-                ValueType::U64 => Self::U64(u64::from_le_bytes(source.bytes(key)?)),
-                ValueType::I64 => Self::I64(i64::from_le_bytes(source.bytes(key)?)),
-                ValueType::F64 => Self::F64(f64::from_le_bytes(source.bytes(key)?)),
-                ValueType::Bool => {
-                    let offset = source.position();
-                    let [byte] = source.bytes(key)?;
-                    Self::Bool(truth(byte, key, offset)?)
-                }
-                ValueType::String => Self::String(source.string(key)?),
-                ValueType::Array => Self::Array(Array::read(source, key)?),
-            },
-        )
+    pub(super) fn read<R: Read + Seek>(source: &mut Source<R>, key: Arguments<'_>) -> Result<Self, GgufError> {
+        Ok(match ValueType::read(source, format_args!("the type of {key}"))? {
+            ValueType::U8 => Self::U8(u8::from_le_bytes(source.bytes(key)?)),
+            ValueType::I8 => Self::I8(i8::from_le_bytes(source.bytes(key)?)),
+            ValueType::U16 => Self::U16(u16::from_le_bytes(source.bytes(key)?)),
+            ValueType::I16 => Self::I16(i16::from_le_bytes(source.bytes(key)?)),
+            ValueType::U32 => Self::U32(u32::from_le_bytes(source.bytes(key)?)),
+            ValueType::I32 => Self::I32(i32::from_le_bytes(source.bytes(key)?)),
+            ValueType::F32 => Self::F32(f32::from_le_bytes(source.bytes(key)?)),
+            ValueType::U64 => Self::U64(u64::from_le_bytes(source.bytes(key)?)),
+            ValueType::I64 => Self::I64(i64::from_le_bytes(source.bytes(key)?)),
+            ValueType::F64 => Self::F64(f64::from_le_bytes(source.bytes(key)?)),
+            ValueType::Bool => {
+                let offset = source.position();
+                let [byte] = source.bytes(key)?;
+                Self::Bool(truth(byte, key, offset)?)
+            }
+            ValueType::String => Self::String(source.string(key)?),
+            ValueType::Array => Self::Array(Array::read(source, key)?),
+        })
     }
 }
 
@@ -281,10 +268,7 @@ impl Array {
             ValueType::Bool => {
                 let start = source.position();
                 let bytes = numbers(source, key, count, u8::from_le_bytes)?;
-                let truths = bytes
-                    .iter()
-                    .zip(start..)
-                    .map(|(&byte, at)| truth(byte, key, at));
+                let truths = bytes.iter().zip(start..).map(|(&byte, at)| truth(byte, key, at));
                 Self::Bool(truths.collect::<Result<_, _>>()?)
             }
             ValueType::String => Self::String(strings(source, key, count)?),
@@ -304,12 +288,7 @@ fn truth(byte: u8, key: Arguments<'_>, offset: u64) -> Result<bool, GgufError> {
     match byte {
         0 => Ok(false),
         1 => Ok(true),
-        _ => Err(GgufError::malformed(
-            offset,
-            key,
-            "a truth value, 0 or 1",
-            byte,
-        )),
+        _ => Err(GgufError::malformed(offset, key, "a truth value, 0 or 1", byte)),
     }
 }
 
@@ -335,11 +314,7 @@ fn numbers<R: Read + Seek, T, const N: usize>(
     Ok(values)
 }
 
-fn strings<R: Read + Seek>(
-    source: &mut Source<R>,
-    key: Arguments<'_>,
-    count: u64,
-) -> Result<StringArray, GgufError> {
+fn strings<R: Read + Seek>(source: &mut Source<R>, key: Arguments<'_>, count: u64) -> Result<StringArray, GgufError> {
     // Each text takes at least the eight bytes of its length.
     source.need(key, count, 8)?;
     let mut array = StringArray::default();

@@ -21,20 +21,14 @@ fn describes_a_model() {
     assert_eq!((info.n_vocab, info.max_token_bytes), (4, 3));
     assert_eq!(info.tokenizer_model.as_deref(), Some("gpt2"));
     assert_eq!(info.tokenizer_pre.as_deref(), Some("smollm"));
-    assert_eq!(
-        (info.bos_token_id, info.eos_token_id, info.add_bos),
-        (Some(0), None, None)
-    );
+    assert_eq!((info.bos_token_id, info.eos_token_id, info.add_bos), (Some(0), None, None));
     assert_eq!(info.n_params, 256 + 64 + 64);
     assert_eq!(info.tensor_bytes, 272 + 512);
     assert_eq!(info.file_bytes, builder.build().len() as u64);
     // No file type is stated; most bytes are in the norms of this tiny model.
     assert_eq!(info.quantization, "F32");
     assert_eq!((info.expert_count, info.expert_used_count), (0, 0));
-    assert_eq!(
-        (info.sliding_window, info.ssm, info.split),
-        (None, None, None)
-    );
+    assert_eq!((info.sliding_window, info.ssm, info.split), (None, None, None));
     assert_eq!((info.gguf_version, info.alignment), (3, 32));
 }
 
@@ -66,24 +60,17 @@ fn optional_facts() {
     // An id outside the vocabulary is ignored, as llama.cpp does.
     assert_eq!(info.eos_token_id, None);
     assert_eq!((info.add_bos, info.causal), (Some(false), Some(false)));
-    assert_eq!(
-        (info.sliding_window, info.pooling_type),
-        (Some(16), Some(1))
-    );
+    assert_eq!((info.sliding_window, info.pooling_type), (Some(16), Some(1)));
     assert_eq!((info.expert_count, info.expert_used_count), (8, 2));
 }
 
 #[test]
 fn numbers_per_layer_are_kept_compact() {
-    let heads =
-        |kv: &[u32]| info(&Builder::llama().u32s("llama.attention.head_count_kv", kv)).n_head_kv;
+    let heads = |kv: &[u32]| info(&Builder::llama().u32s("llama.attention.head_count_kv", kv)).n_head_kv;
     assert_eq!(heads(&[2, 2]), PerLayer::Uniform(2));
     let varied = heads(&[1, 4]);
     assert_eq!(varied, PerLayer::Layers(vec![1, 4]));
-    assert_eq!(
-        (varied.get(0), varied.get(1), varied.get(2), varied.max()),
-        (1, 4, 0, 4)
-    );
+    assert_eq!((varied.get(0), varied.get(1), varied.get(2), varied.max()), (1, 4, 0, 4));
     assert_eq!(varied.iter(2).collect::<Vec<_>>(), [1, 4]);
     assert_eq!(PerLayer::Uniform(3).iter(2).collect::<Vec<_>>(), [3, 3]);
 }
@@ -105,28 +92,17 @@ fn serialization_round_trips() {
 #[test]
 fn split_models_are_put_together() {
     let split = |builder: Builder, number, tensors| {
-        builder
-            .u16("split.no", number)
-            .u16("split.count", 2)
-            .i32("split.tensors.count", tensors)
-            .read()
-            .unwrap()
+        builder.u16("split.no", number).u16("split.count", 2).i32("split.tensors.count", tensors).read().unwrap()
     };
     let second = || Builder::new().tensor("output.weight", GgmlType::F16, &[64, 4]);
     let parts = [split(Builder::llama(), 0, 4), split(second(), 1, 4)];
 
     let whole = ModelInfo::from_parts(&parts).unwrap();
     assert_eq!(whole.n_params, 256 + 64 + 64 + 256);
-    assert_eq!(
-        whole.file_bytes,
-        parts[0].file_bytes() + parts[1].file_bytes()
-    );
+    assert_eq!(whole.file_bytes, parts[0].file_bytes() + parts[1].file_bytes());
     assert_eq!(whole.split.unwrap().count, 2);
     // The first part alone tells the metadata and its own sizes.
-    assert_eq!(
-        ModelInfo::from_gguf(&parts[0]).unwrap().n_params,
-        256 + 64 + 64
-    );
+    assert_eq!(ModelInfo::from_gguf(&parts[0]).unwrap().n_params, 256 + 64 + 64);
 
     let refused = |parts: &[Gguf], fragment: &str| {
         let message = ModelInfo::from_parts(parts).unwrap_err().to_string();
@@ -134,27 +110,13 @@ fn split_models_are_put_together() {
     };
     let [first, last] = &parts;
     refused(&[], "at least one part");
-    refused(
-        std::slice::from_ref(first),
-        "expected 2 files, found 1 files",
-    );
+    refused(std::slice::from_ref(first), "expected 2 files, found 1 files");
     refused(&[last.clone(), first.clone()], "expected part 0 of 2");
     refused(&[first.clone(), first.clone()], "expected part 1 of 2");
-    refused(
-        &[first.clone(), split(Builder::new(), 1, 4)],
-        "split.tensors.count",
-    );
+    refused(&[first.clone(), split(Builder::new(), 1, 4)], "split.tensors.count");
     let again = Builder::new().tensor("output_norm.weight", GgmlType::F32, &[64]);
-    refused(
-        &[first.clone(), split(again, 1, 4)],
-        "not used in another part",
-    );
-    assert!(
-        ModelInfo::from_gguf(last)
-            .unwrap_err()
-            .to_string()
-            .contains("split.no")
-    );
+    refused(&[first.clone(), split(again, 1, 4)], "not used in another part");
+    assert!(ModelInfo::from_gguf(last).unwrap_err().to_string().contains("split.no"));
     let single = Builder::llama().read().unwrap();
     assert!(ModelInfo::from_parts(std::slice::from_ref(&single)).is_ok());
     refused(&[single.clone(), single], "split.count");
@@ -174,10 +136,7 @@ fn a_real_model() {
     // SmolLM2-135M is the model the project tests with; its facts are known.
     if info.architecture == "llama" && info.file_bytes == 98_362_432 {
         assert_eq!(info.quantization, "Q4_1");
-        assert_eq!(
-            (info.n_layer, info.n_embd, info.n_ctx_train),
-            (30, 576, 8192)
-        );
+        assert_eq!((info.n_layer, info.n_embd, info.n_ctx_train), (30, 576, 8192));
         assert_eq!((info.n_head, info.n_head_kv), (9, PerLayer::Uniform(3)));
         assert_eq!((info.n_embd_head_k, info.n_embd_head_v), (64, 64));
         assert_eq!(info.n_ff, PerLayer::Uniform(1536));

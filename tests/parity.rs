@@ -1,0 +1,101 @@
+//! llamapen computes what llama.cpp computes: tokens and logits against `tests/reference`, a plain loop over llama.h
+//! compiled from the same sources.
+
+mod support;
+
+use llamapen::{Event, Request};
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::Command;
+
+const TOKENS: usize = 128;
+
+fn prompts() -> Vec<String> {
+    let long = "The old lighthouse keeper wrote down the weather every evening, and every evening it was different. ";
+    vec![
+        "The capital of France is".into(),
+        "def fibonacci(n):\n    ".into(),
+        "Once upon a time, in a village by the sea,".into(),
+        "<|im_start|>user\nList three fruits.<|im_end|>\n<|im_start|>assistant\n".into(),
+        "Die Hauptstadt von Österreich ist 🦙".into(),
+        "1, 1, 2, 3, 5, 8, 13,".into(),
+        // Longer than one micro-batch, and longer than the point at which attention takes another path.
+        long.repeat(20),
+        "Q: What is the answer?\nA:".into(),
+    ]
+}
+
+/// Builds the reference program against the engine archive that this test is linked with.
+fn reference() -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("llamapen-parity-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let program = dir.join("reference");
+    let source = PathBuf::from(env!("LLAMAPEN_LLAMA_CPP"));
+    let output = Command::new("c++")
+        .args(["-O2", "-std=c++17", "tests/reference/reference.cpp", "-o"])
+        .arg(&program)
+        .arg("-I")
+        .arg(source.join("include"))
+        .arg("-I")
+        .arg(source.join("ggml/include"))
+        .arg(env!("LLAMAPEN_ENGINE_ARCHIVE"))
+        .args(["-lpthread", "-ldl", "-lm"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    program
+}
+
+#[test]
+fn greedy_tokens_equal_and_logits_are_bit_identical() {
+    let program = reference();
+    let dir = program.parent().unwrap();
+    let (texts, logits_path) = (dir.join("prompts"), dir.join("logits"));
+    fs::write(&texts, prompts().join("\0") + "\0").unwrap();
+    let engine = llamapen::prepare(&support::config()).unwrap();
+    let output = Command::new(&program)
+        .arg(support::model())
+        .args(["--threads", "1", "--ignore-eos", "--n-predict", &TOKENS.to_string()])
+        .args(["--n-ctx", &engine.n_ctx().to_string(), "--n-ubatch", &engine.n_ubatch().to_string()])
+        .arg("--prompts")
+        .arg(&texts)
+        .arg("--logits")
+        .arg(&logits_path)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let expected: Vec<Vec<i32>> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| line.split(' ').map(|id| id.parse().unwrap()).collect())
+        .collect();
+    assert_eq!(expected.len(), prompts().len());
+    let mut logits = std::io::BufReader::new(fs::File::open(&logits_path).unwrap());
+    let mut row = vec![0u8; 4 * engine.info().n_vocab as usize];
+
+    let supervisor = support::start(&support::config());
+    for (prompt, expected) in prompts().into_iter().zip(expected) {
+        assert_eq!(expected.len(), TOKENS, "{prompt:?}");
+        let request = Request::prompt(&prompt).with_temperature(0.0).with_ignore_eos(true).with_logits(true);
+        let mut tokens = Vec::new();
+        for event in supervisor.submit(request.with_max_tokens(TOKENS as u32)).unwrap() {
+            match event {
+                Event::Token(token) => {
+                    logits.read_exact(&mut row).unwrap();
+                    let ours = token.logits.unwrap();
+                    // SAFETY: the bytes of a slice of floats that lives until the end of the block.
+                    let ours = unsafe { std::slice::from_raw_parts(ours.as_ptr().cast::<u8>(), 4 * ours.len()) };
+                    assert!(ours == row, "{prompt:?}: the logits of token {} differ", tokens.len());
+                    tokens.push(token.token);
+                }
+                Event::Failed(failed) => panic!("{prompt:?}: {}", failed.message),
+                _ => {}
+            }
+        }
+        assert_eq!(tokens, expected, "{prompt:?}");
+    }
+    assert_eq!(logits.read(&mut row).unwrap(), 0, "all logits were compared");
+    fs::remove_dir_all(dir).unwrap();
+}
