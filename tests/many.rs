@@ -3,7 +3,7 @@
 
 mod support;
 
-use llamapen::{Event, Request, Status};
+use llamapen::{Event, Request, Status, Supervisor, TokenStream};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -19,12 +19,14 @@ fn two_hundred_requests_fifty_cancelled() {
     let workers = std::thread::available_parallelism().unwrap().get().min(2) as u32;
     let supervisor = support::start(&support::config().with_workers(workers).with_slots(2));
     let ends = Mutex::new(BTreeMap::<String, usize>::new());
+    let streams = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
-            let (supervisor, ends) = (&supervisor, &ends);
+            let (supervisor, ends, streams) = (&supervisor, &ends, &streams);
             scope.spawn(move || {
                 for i in (thread..REQUESTS).step_by(THREADS) {
-                    let end = one_request(supervisor, i, i % 4 == 0);
+                    let (end, stream) = one_request(supervisor, i, i % 4 == 0);
+                    streams.lock().unwrap().push(stream);
                     *ends.lock().unwrap().entry(end).or_default() += 1;
                 }
             });
@@ -35,12 +37,16 @@ fn two_hundred_requests_fifty_cancelled() {
     assert_eq!(health.queue_depth, 0);
 
     supervisor.stop().unwrap();
+    // What a worker was just doing when its request was cancelled would show now.
+    for mut stream in streams.into_inner().unwrap() {
+        assert_eq!(stream.next(), None, "an event after the end");
+    }
     support::eventually("threads end", || support::threads() == threads);
     assert_eq!(support::descriptors(), descriptors);
 }
 
 /// Runs request `i` to its end, cancelling it after a few tokens if asked to. Returns how it ended.
-fn one_request(supervisor: &llamapen::Supervisor, i: usize, cancel: bool) -> String {
+fn one_request(supervisor: &Supervisor, i: usize, cancel: bool) -> (String, TokenStream) {
     let request = Request::prompt(format!("Number {i} is")).with_ignore_eos(true);
     let mut stream = supervisor.submit(request.with_max_tokens(if cancel { 900 } else { 6 })).unwrap();
     let (mut tokens, mut end) = (0, None);
@@ -66,5 +72,5 @@ fn one_request(supervisor: &llamapen::Supervisor, i: usize, cancel: bool) -> Str
             _ => {}
         }
     }
-    end.expect("exactly one terminal event")
+    (end.expect("exactly one terminal event"), stream)
 }
