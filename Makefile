@@ -31,7 +31,8 @@ model: deps ## Fetch the small model (93 MB, once) and print its path
 	@$(PYTHON) scripts/model.py
 
 vendor: ## Fetch the pinned llama.cpp source into vendor/llama.cpp
-	@mkdir -p target && rustc --edition 2024 -o target/vendor scripts/vendor.rs && CARGO_MANIFEST_DIR='$(CURDIR)' target/vendor
+	@target="$${CARGO_TARGET_DIR:-target}" && mkdir -p "$$target" && \
+	    rustc --edition 2024 -o "$$target/vendor" scripts/vendor.rs && CARGO_MANIFEST_DIR="$$PWD" "$$target/vendor" >/dev/null
 
 clean: ## Remove what was built; .venv, vendor/llama.cpp and the cache of engines and models stay
 	@cargo clean

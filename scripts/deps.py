@@ -8,6 +8,7 @@ no pip is there to do without them, root gets them from apt-get; anyone else is 
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,13 +21,18 @@ STAMP = VENV / "requirements.sha256"
 
 def check_tools():
     tools = [
-        (os.environ.get("CARGO", "cargo"), "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"),
-        (os.environ.get("CC", "cc"), as_root("apt-get install -y gcc")),
-        (os.environ.get("CXX", "c++"), as_root("apt-get install -y g++")),
+        ("cargo", "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"),
+        (compiler("CC", "cc"), as_root("apt-get install -y gcc")),
+        (compiler("CXX", "c++"), as_root("apt-get install -y g++")),
     ]
     missing = [f"{tool} is missing. This gives it:\n  {command}" for tool, command in tools if not shutil.which(tool)]
     if missing:
         fail("\n".join(missing))
+
+
+def compiler(variable, default):
+    """The program in CC or CXX, which may hold arguments too."""
+    return (shlex.split(os.environ.get(variable, "")) or [default])[0]
 
 
 def check_rust_components():

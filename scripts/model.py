@@ -76,7 +76,8 @@ def digest(source, target=None):
 
 def check(what, got, then):
     if got != SHA256:
-        fail(f"{what} holds another model than the one this repository names.\n  expected sha256 {SHA256}\n  got      sha256 {got}\n{then}")
+        digests = f"  expected sha256 {SHA256}\n  got      sha256 {got}"
+        fail(f"{what} holds another model than the one this repository names.\n{digests}\n{then}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 //! `make vendor`: runs the build script's step that fills vendor/llama.cpp, and nothing else of the build.
+//! That step speaks to cargo on stdout, which `make vendor` throws away.
 
 #[path = "../build/vendor.rs"]
 mod vendor;

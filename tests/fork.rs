@@ -4,6 +4,18 @@ mod support;
 
 use llamapen::{Event, Next, Request, Status};
 
+/// Kills a child that hangs, so that a failing test leaves nothing behind.
+struct Child(libc::pid_t);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // SAFETY: our own child, which has not been waited for if the wait for it failed.
+            unsafe { libc::kill(self.0, libc::SIGKILL) };
+        }
+    }
+}
+
 #[test]
 fn every_call_in_a_forked_child_returns_forked() {
     let supervisor = support::start(&support::config());
@@ -30,10 +42,11 @@ fn every_call_in_a_forked_child_returns_forked() {
         unsafe { libc::_exit(i32::try_from(wrong).unwrap_or(99)) };
     }
     assert!(child > 0, "fork failed");
+    let child = Child(child);
     let mut status = 0;
     support::eventually("the child ends", || {
         // SAFETY: waits for our own child without blocking.
-        unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) == child }
+        unsafe { libc::waitpid(child.0, &mut status, libc::WNOHANG) == child.0 }
     });
     assert!(libc::WIFEXITED(status), "the child was killed: {status}");
     assert_eq!(libc::WEXITSTATUS(status), 0, "calls that did not return FORKED");

@@ -180,4 +180,16 @@ static inline void check_sleep_ms(long ms)
     nanosleep(&time, NULL);
 }
 
+/* Threads of this process, once they are `expected` or after a while: the system lists a thread for a moment longer
+ * than joining it takes. */
+static inline int check_threads(int expected)
+{
+    int count = check_entries("/proc/self/task");
+    for (int i = 0; i < 200 && count != expected; i++) {
+        check_sleep_ms(10);
+        count = check_entries("/proc/self/task");
+    }
+    return count;
+}
+
 #endif

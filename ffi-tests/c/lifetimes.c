@@ -54,7 +54,7 @@ static void free_in_order(const char *model, const char *order, enum state state
         }
     }
     snprintf(what, sizeof what, "freed in order %s while %s: no thread is left", order, state_names[state]);
-    CHECK(check_entries("/proc/self/task") == threads, what);
+    CHECK(check_threads(threads) == threads, what);
 }
 
 /* A request that outlives its supervisor still tells how it ended. */
@@ -102,19 +102,17 @@ static void engine_from_json(const char *model)
 
 static void nothing_is_left(const char *model)
 {
-    /* The first use may leave what is kept for the next one; the second must leave no more. */
-    int files = 0, threads = 0;
+    int files = 0;
+    const int threads = check_entries("/proc/self/task");
     for (int round = 0; round < 3; round++) {
         llamapen_engine *engine = check_prepare(model, ", \"n_ctx\": 512");
         llamapen_supervisor *supervisor = check_start(engine);
         llamapen_request_free(request_in(STREAMING, supervisor));
         CHECK(llamapen_supervisor_stop(supervisor, NULL) == LLAMAPEN_STATUS_OK, "stop");
-        if (round > 0) {
-            CHECK(check_entries("/proc/self/fd") == files, "no file is left open after stop");
-            CHECK(check_entries("/proc/self/task") == threads, "no thread is left after stop");
-        }
+        CHECK(check_threads(threads) == threads, "no thread is left after stop");
+        /* The first use may leave open what is kept for the next one; the second must leave no more. */
+        if (round > 0) CHECK(check_entries("/proc/self/fd") == files, "no file is left open after stop");
         files = check_entries("/proc/self/fd");
-        threads = check_entries("/proc/self/task");
         llamapen_supervisor_free(supervisor);
         llamapen_engine_free(engine);
     }

@@ -192,7 +192,7 @@ int main(int argc, char **argv)
     one_consumer_at_a_time(supervisor);
     freed_elsewhere(supervisor);
     stop_under_load(supervisor);
-    CHECK(check_entries("/proc/self/task") == before, "no thread is left after stop");
+    CHECK(check_threads(before) == before, "no thread is left after stop");
     llamapen_supervisor_free(supervisor);
     llamapen_engine_free(engine);
     return check_end();

@@ -144,7 +144,7 @@ void unwinding(const char *model)
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
     std::printf("# %.2f s\n", took.count());
     CHECK(caught, "an exception passes through a running request");
-    CHECK(check_entries("/proc/self/task") == threads, "unwinding stops the supervisor");
+    CHECK(check_threads(threads) == threads, "unwinding stops the supervisor");
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ def library() -> ctypes.CDLL:
         try:
             loaded = ctypes.CDLL(str(path))
         except OSError as problem:
-            tried.append(f"{path} ({problem})")
+            tried.append(f"{path}: {str(problem).replace(f'{path}: ', '')}")
             continue
         return _declare(loaded, path)
     raise OSError(f"libllamapen was not found; set LLAMAPEN_LIBRARY to its path. Tried: {'; '.join(tried)}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import threading
 from typing import AsyncIterator, Iterator, Optional
 
 from ._library import END, TIMEOUT, CEvent, Handle, call
 from ._wait import SLICE_S, wait
-from .errors import Busy
+from .errors import Busy, Forked
 from .events import Event, Failed, Finished, Token, event_from_c
 
 
@@ -25,6 +26,7 @@ class TokenStream(Iterator[Event], AsyncIterator[Event]):
         self._handle = handle
         # From the call until its event is copied: the next call would invalidate what is being read.
         self._taking = threading.Lock()
+        self._process = os.getpid()
 
     def next(self, timeout: Optional[float] = None) -> Optional[Event]:
         """Waits for the next event; ``None`` once the last one has been given.
@@ -37,6 +39,9 @@ class TokenStream(Iterator[Event], AsyncIterator[Event]):
             return call("llamapen_request_next", self._handle.pointer, ms, ctypes.byref(event))
 
         if not self._taking.acquire(blocking=False):
+            if self._process != os.getpid():
+                # Held by a thread of the parent: this would stay busy for ever.
+                raise Forked(102, "FORKED", "this stream was made before a fork and cannot be used in the child process")
             raise Busy(101, "BUSY", "another thread is waiting for the next event of this request", True)
         try:
             return None if wait(step, timeout) == END else event_from_c(event)

@@ -27,6 +27,10 @@ from llamapen import _library, errors
 USER = {"role": "user", "content": "Hello"}
 
 
+def injects_faults():
+    return "fault-injection" in llamapen.build_info()["features"]
+
+
 class Classes(unittest.TestCase):
     def test_numbers_and_names_are_those_of_the_library(self):
         for number, kind in errors._CLASSES.items():
@@ -201,7 +205,7 @@ class Submit(Refusals):
                 support.supervisor().submit("Hello", **{"max_tokens": 2, **edge}).text()
 
     def test_faults_are_for_builds_with_fault_injection(self):
-        if "fault-injection" in llamapen.build_info()["features"]:
+        if injects_faults():
             self.skipTest("this build injects faults")
         with self.assertRaises(LlamapenError) as caught:
             support.supervisor().submit("Hello", fault="panic")
@@ -240,6 +244,22 @@ class Limits(Refusals):
             # A place is free as soon as one gives up waiting.
             waiting.pop().cancel()
             supervisor.submit("Hello").cancel()
+
+
+@unittest.skipUnless(injects_faults(), "this build does not inject faults")
+class Faults(unittest.TestCase):
+    def test_a_fault_ends_its_request_and_nothing_else(self):
+        with Supervisor(support.engine(n_ctx=512)) as supervisor:
+            for fault in ("panic", "cpp_exception"):
+                with self.subTest(fault=fault):
+                    *_, last = supervisor.submit("Hello", ignore_eos=True, fault=fault)
+                    self.assertIsInstance(last, Failed)
+                    self.assertEqual(last.error.status_name, "WORKER_RESET")
+                    self.assertTrue(last.error.retriable)
+                    self.assertTrue(supervisor.submit("Hello", ignore_eos=True, max_tokens=2).text())
+            health = supervisor.health()
+            self.assertEqual(health["workers"][0]["restarts"], 2)
+            self.assertTrue(health["last_error"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the library does to its process: nothing that stays. Each test in a process of its own."""
 
 import itertools
+import textwrap
 import time
 import unittest
 
@@ -8,7 +9,7 @@ import support
 
 # The parts of a process' state that a library could change behind its host's back.
 SNAPSHOT = """
-import ctypes, os, resource, signal
+import ctypes, os, resource, signal, time
 
 libc = ctypes.CDLL(None)
 libc.setlocale.restype = ctypes.c_char_p
@@ -40,14 +41,23 @@ def snapshot():
         "cwd": os.getcwd(),
         "locale": libc.setlocale(6, None),
         "files": files(),
-        "threads": os.listdir("/proc/self/task"),
+        "threads": sorted(os.listdir("/proc/self/task")),
         "limits": [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")],
         "affinity": os.sched_getaffinity(0),
         "rounding": libc.fegetround() if hasattr(libc, "fegetround") else None,
         "priority": os.getpriority(os.PRIO_PROCESS, 0),
     }
 
+def threads(count):
+    # The system lists a thread for a moment longer than joining it takes.
+    for _ in range(200):
+        if len(os.listdir("/proc/self/task")) == count:
+            break
+        time.sleep(0.01)
+    return sorted(os.listdir("/proc/self/task"))
+
 def compare(before, when):
+    threads(len(before["threads"]))
     after = snapshot()
     for name, value in before.items():
         assert after[name] == value, f"{when}: {name} was {value}, is {after[name]}"
@@ -57,8 +67,13 @@ def compare(before, when):
 class Traces(unittest.TestCase):
     def test_loading_and_using_changes_nothing_and_prints_nothing(self):
         script = SNAPSHOT + """
-import gc, support, llamapen
+import gc, threading, support, llamapen
 from llamapen import _library
+# With a process' first thread, the C library catches a signal for itself.
+first = threading.Thread(target=int)
+first.start()
+first.join()
+threads(1)
 before = snapshot()
 _library.library()
 compare(before, "loading")
@@ -116,12 +131,37 @@ except AssertionError:
         """
         support.run_script(script)
 
+    def test_what_calls_return_is_freed(self):
+        script = """
+            import support, llamapen
+            def resident():
+                with open("/proc/self/statm") as statm:
+                    return int(statm.read().split()[1]) * 4096
+            engine = support.engine()
+            supervisor = llamapen.Supervisor(engine)
+            def use(rounds):
+                for _ in range(rounds):
+                    supervisor.health()
+                    try:
+                        supervisor.submit("a", temperature=-1)
+                    except llamapen.InvalidParams:
+                        pass
+            supervisor.wait_ready(60)
+            use(2000)
+            before = resident()
+            use(20000)
+            grown = resident() - before
+            # Each round makes a text and an error of some hundred bytes.
+            assert grown < 2 << 20, grown
+        """
+        support.run_script(script)
+
 
 class Lifetimes(unittest.TestCase):
     def test_letting_go_in_any_order(self):
         script = """
-            import gc, os, sys, support, llamapen
-            before = len(os.listdir("/proc/self/task"))
+            import gc, sys
+            before = len(threads(1))
             for order in sys.argv[1:]:
                 objects = {"e": support.engine(n_ctx=512)}
                 objects["s"] = llamapen.Supervisor(objects["e"])
@@ -130,11 +170,11 @@ class Lifetimes(unittest.TestCase):
                 for name in order:
                     del objects[name]
                     gc.collect()
-                assert len(os.listdir("/proc/self/task")) == before, order
+                assert len(threads(before)) == before, order
             print("done")
         """
         orders = ["".join(order) for order in itertools.permutations("esr")]
-        self.assertEqual(support.run_script(script, *orders).stdout, "done\n")
+        self.assertEqual(support.run_script(SNAPSHOT + "import support, llamapen\n" + textwrap.dedent(script), *orders).stdout, "done\n")
 
     def test_a_supervisor_is_not_freed_under_a_call(self):
         script = """
@@ -294,6 +334,33 @@ class Fork(unittest.TestCase):
             print("done")
         """
         self.assertEqual(support.run_script(script).stdout, "done\n")
+
+    def test_a_fork_while_another_thread_waits(self):
+        script = """
+            import os, threading, time, warnings, support, llamapen
+            warnings.simplefilter("ignore")
+            supervisor = llamapen.Supervisor(support.engine())
+            running = supervisor.submit(**support.ENDLESS)
+            support.until_token(running)
+            queued = supervisor.submit("Hello")
+            waiter = threading.Thread(target=lambda: list(queued))
+            waiter.start()
+            time.sleep(0.3)
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    queued.next(0)
+                except llamapen.LlamapenError as error:
+                    print(error.status_name, flush=True)
+                    status = 0
+                finally:
+                    os._exit(status)
+            os.waitpid(child, 0)
+            queued.cancel()
+            waiter.join()
+        """
+        self.assertEqual(support.run_script(script).stdout, "FORKED\n")
 
     def test_a_forked_child_that_exits_in_order(self):
         script = """

@@ -92,7 +92,8 @@ class Waits(unittest.TestCase):
             begun = time.monotonic()
             with self.assertRaises(TimeoutError):
                 queued.next(timeout)
-            self.assertLess(abs(time.monotonic() - begun - max(timeout, 0)), 0.4)
+            # A busy machine may be late, never early.
+            self.assertTrue(timeout <= time.monotonic() - begun < 2, timeout)
         running.cancel()
         self.assertEqual(sum(isinstance(event, Token) for event in queued), 3)
 
@@ -200,14 +201,13 @@ class Threads(unittest.TestCase):
         queued = support.supervisor().submit("Hello")
         waiter = threading.Thread(target=lambda: queued.next())
         waiter.start()
-        begun, longest = time.monotonic(), 0.0
-        while time.monotonic() < begun + 0.5:
-            before = time.monotonic()
+        turns, end = 0, time.monotonic() + 0.6
+        while time.monotonic() < end:
             time.sleep(0.001)
-            longest = max(longest, time.monotonic() - before)
+            turns += 1
         queued.cancel()
         waiter.join(10)
-        self.assertLess(longest, 0.15)  # A held lock would show as a slice of 0.2 s.
+        self.assertGreater(turns, 10)  # With the lock held during a wait, there is one turn per slice of 0.2 s.
 
 
 if __name__ == "__main__":

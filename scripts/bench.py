@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Speed of one stream through llamapen beside a plain llama.cpp loop (tests/reference), on the same engine archive.
+
+The programs take turns (A B C A B C ...), so that a slow minute of the machine meets all of them, and the ratios of
+each round are compared, by their median. The second half repeats this with a busy host: a thread that computes on
+one core. Needs an otherwise idle machine; takes minutes.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from statistics import median
+
+import model
+from common import ROOT, fail, say, target_dir
+
+PROMPT = ROOT / "benches" / "throughput" / "prompt.txt"
+MEASURES = {"prefill": "prefill_tok_s", "decode": "decode_tok_s"}
+
+
+def build():
+    """The programs by name, as commands without their common options."""
+    command = ["cargo", "build", "--release", "--example", "bench_stream", "--message-format=json-render-diagnostics"]
+    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if built.returncode != 0:
+        fail("the example bench_stream does not build")
+    ours, engine = None, {}
+    for message in map(json.loads, built.stdout.splitlines()):
+        if message["reason"] == "build-script-executed":
+            engine.update(message["env"])
+        elif message["reason"] == "compiler-artifact" and message["target"]["name"] == "bench_stream":
+            ours = message["executable"]
+    reference = build_reference(engine["LLAMAPEN_ENGINE_ARCHIVE"], engine["LLAMAPEN_LLAMA_CPP"])
+    reference = [reference, model.path(), "--prompts", PROMPT, "--bench", "--ignore-eos"]
+    return {
+        "llamapen": [ours, "--model", model.path(), "--prompt-file", PROMPT],
+        # Its threads begin and end with each decode: what llama.h gives a program that asks for nothing else.
+        "plain": reference,
+        # Its threads stay and poll, as in llama.cpp's own tools.
+        "pool": [*reference, "--threadpool"],
+    }
+
+
+def build_reference(archive, llama_cpp):
+    program = target_dir() / "reference"
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    includes = [f"-I{llama_cpp}/include", f"-I{llama_cpp}/ggml/include"]
+    source = ROOT / "tests" / "reference" / "reference.cpp"
+    command = [*compiler, "-O2", "-std=c++17", source, *includes, archive, "-lpthread", "-ldl", "-lm", "-o", program]
+    if subprocess.run(command).returncode != 0:
+        fail("tests/reference/reference.cpp does not build")
+    return program
+
+
+def measure(command, options):
+    """Tokens per second of one run, by measure."""
+    common = ["--threads", options.threads, "--n-predict", options.n_predict, "--n-ctx", 2048, "--n-ubatch", 512]
+    command = [str(part) for part in (*command, *common)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    found = {name: re.search(rf"\b{field}=([0-9.]+)", done.stdout) for name, field in MEASURES.items()}
+    if done.returncode != 0 or not all(found.values()):
+        fail(f"{shlex.join(command)}\nended with {done.returncode} and printed no speed:\n{done.stdout}")
+    return {name: float(match.group(1)) for name, match in found.items()}
+
+
+@contextlib.contextmanager
+def busy_host():
+    spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        spinner.kill()
+        spinner.wait()
+
+
+def rounds(programs, options, what):
+    """One dictionary of results per round, and the programs in turn in each."""
+    results = []
+    for number in range(options.rounds):
+        results.append({name: measure(command, options) for name, command in programs.items()})
+        shown = ", ".join(f"{name} {speed['decode']:.1f}" for name, speed in results[-1].items())
+        say(f"{what}, round {number + 1} of {options.rounds}, decode tok/s: {shown}")
+    return results
+
+
+def summary(idle, busy):
+    """The medians: speeds, llamapen's speed by each program's, and what a busy host leaves of the idle speed."""
+
+    def speed(results, name):
+        return median(r[name][measured] for r in results)
+
+    def ours_to(results, name):
+        return median(r["llamapen"][measured] / r[name][measured] for r in results)
+
+    report = {}
+    for measured in MEASURES:
+        report[measured] = {
+            name: {
+                "idle_tok_s": round(speed(idle, name), 2),
+                "busy_tok_s": round(speed(busy, name), 2),
+                "busy_to_idle": round(speed(busy, name) / speed(idle, name), 3),
+                "llamapen_to_this_idle": round(ours_to(idle, name), 3),
+                "llamapen_to_this_busy": round(ours_to(busy, name), 3),
+            }
+            for name in idle[0]
+        }
+    return report
+
+
+def table(report):
+    head = ("tokens per second", "idle", "busy", "busy/idle", "llamapen/this, idle", "busy")
+    rows = [head] + [
+        (f"{measured}, {name}", *map(str, values.values())) for measured, by in report.items() for name, values in by.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows)
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Measures llamapen beside a plain llama.cpp loop.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--n-predict", type=int, default=256, help="tokens per run")
+    parser.add_argument("--json", action="store_true", help="print all rounds and the medians as JSON, not a table")
+    options = parser.parse_args()
+
+    programs = build()
+    for command in programs.values():
+        measure(command, options)  # The first run reads the model from the disk: not counted.
+    idle = rounds(programs, options, "idle")
+    with busy_host():
+        busy = rounds(programs, options, "busy")
+    report = summary(idle, busy)
+    print(json.dumps({"medians": report, "idle": idle, "busy": busy}, indent=2) if options.json else table(report))
+
+
+if __name__ == "__main__":
+    main()
