@@ -21,7 +21,7 @@ STAMP = VENV / "requirements.sha256"
 
 def check_tools():
     tools = [
-        ("cargo", "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"),
+        ("cargo", "see https://rustup.rs"),
         (compiler("CC", "cc"), as_root("apt-get install -y gcc")),
         (compiler("CXX", "c++"), as_root("apt-get install -y g++")),
     ]

@@ -52,7 +52,7 @@ pub struct Request {
     /// Text to go on from, as it is: special tokens in it are recognised, no template is applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// A conversation, rendered by the chat template in the model's file.
+    /// A conversation, rendered in the format that llama.cpp recognises in the chat template of the model's file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Message>>,
     /// Token ids to go on from, as they are.

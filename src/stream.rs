@@ -39,12 +39,17 @@ impl TokenStream {
         Self { job }
     }
 
+    /// `Forked` in a child process made by `fork`.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        self.job.check_process()
+    }
+
     /// Waits at most `timeout` for the next event; `None` waits without limit.
     ///
     /// # Errors
     /// `Forked` in a child process made by `fork`.
     pub fn next_event(&self, timeout: Option<Duration>) -> Result<Next> {
-        self.job.check_process()?;
+        self.check_process()?;
         // A timeout past the end of time is no timeout.
         self.job.events.next(timeout.and_then(|t| Instant::now().checked_add(t)))
     }

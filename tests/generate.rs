@@ -5,6 +5,7 @@ mod support;
 use llamapen::{
     Event, FinishReason, Message, Next, Request, Status, Supervisor, SupervisorConfig, TokenStream, prepare,
 };
+use std::hash::BuildHasher;
 use std::sync::OnceLock;
 use std::time::Duration;
 use support::{LONG, read};
@@ -32,24 +33,41 @@ fn answers_a_question() {
 }
 
 #[test]
-fn messages_are_rendered_by_the_template_in_the_file() {
-    // The template of this model puts a system message before a conversation that has none.
-    let chat = read(submit(ask("Hi").with_max_tokens(8))).unwrap();
-    let template = supervisor().engine().info().chat_template.clone().unwrap();
-    assert!(template.contains("You are a helpful AI assistant named SmolLM"), "{template}");
-    let system = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n";
-    let turn = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
-    let plain = |text: String| read(submit(Request::prompt(text).with_temperature(0.0).with_max_tokens(8))).unwrap();
-    let (with, without) = (plain(format!("{system}{turn}")), plain(turn.into()));
-    assert!(
-        chat.prompt_tokens == with.prompt_tokens || chat.prompt_tokens == without.prompt_tokens,
-        "{} tokens are neither {} nor {}",
-        chat.prompt_tokens,
-        with.prompt_tokens,
-        without.prompt_tokens
-    );
-    let same = if chat.prompt_tokens == with.prompt_tokens { with } else { without };
-    assert_eq!(chat.tokens, same.tokens);
+fn messages_are_rendered_in_the_format_of_the_file() {
+    let same = |supervisor: &Supervisor, rendered: &str| {
+        let short = |request: Request| read(supervisor.submit(request.with_max_tokens(8)).unwrap()).unwrap();
+        let (chat, plain) = (short(ask("Hi")), short(Request::prompt(rendered).with_temperature(0.0)));
+        assert_eq!((chat.prompt_tokens, chat.tokens), (plain.prompt_tokens, plain.tokens), "{rendered}");
+    };
+    same(supervisor(), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+    // The same model with another template in its file takes that one's format.
+    let other = with_template("{{ '<|start_header_id|>' + role + '<|end_header_id|>' }}");
+    let supervisor = support::start(&support::config().with_model(&other));
+    let header = |role| format!("<|start_header_id|>{role}<|end_header_id|>\n\n");
+    same(&supervisor, &format!("{}Hi<|eot_id|>{}", header("user"), header("assistant")));
+    std::fs::remove_file(other).unwrap();
+}
+
+#[test]
+fn an_unknown_chat_template_is_a_typed_error() {
+    let unknown = with_template("{{ messages }}");
+    let supervisor = support::start(&support::config().with_model(&unknown));
+    let failed = read(supervisor.submit(ask("Hi")).unwrap()).unwrap_err();
+    assert_eq!(failed.status, Status::Unsupported);
+    assert!(failed.message.contains("template") && !failed.retriable, "{failed:?}");
+    read(supervisor.submit(Request::prompt("Hi").with_max_tokens(1)).unwrap()).expect("a prompt needs no template");
+    std::fs::remove_file(unknown).unwrap();
+}
+
+/// A copy of the model with another chat template, padded to the length of its own.
+fn with_template(template: &str) -> std::path::PathBuf {
+    let own = supervisor().engine().info().chat_template.clone().unwrap();
+    let mut file = std::fs::read(support::model()).unwrap();
+    let at = file.windows(own.len()).position(|bytes| bytes == own.as_bytes()).unwrap();
+    file[at..at + own.len()].copy_from_slice(format!("{template:<width$}", width = own.len()).as_bytes());
+    let path = std::env::temp_dir().join(format!("llamapen-template-{}-{}.gguf", std::process::id(), template.len()));
+    std::fs::write(&path, file).unwrap();
+    path
 }
 
 #[test]
@@ -59,8 +77,6 @@ fn a_random_fact_in_the_prompt_comes_back() {
     let answer = read(submit(ask(&question))).unwrap();
     assert!(answer.text.contains(&number.to_string()), "{number}: {}", answer.text);
 }
-
-use std::hash::BuildHasher;
 
 #[test]
 fn equal_seeds_give_equal_texts_and_other_seeds_others() {
@@ -185,14 +201,16 @@ fn cancelling_ends_the_stream_at_once_and_frees_the_slot() {
 
 #[test]
 fn dropping_a_stream_cancels_its_request() {
-    let supervisor = support::start(&support::config());
-    let stream = supervisor.submit(Request::prompt("Once").with_ignore_eos(true)).unwrap();
-    while !matches!(stream.next_event(Some(LONG)).unwrap(), Next::Event(Event::Token(_))) {}
-    let waiting = supervisor.submit(Request::prompt("Twice").with_max_tokens(1)).unwrap();
-    drop(stream);
-    // The only slot is free again, long before the first request could have filled its context.
-    read(waiting).unwrap();
-    support::eventually("no request left", || supervisor.health().unwrap().workers[0].active == 0);
+    let supervisor = support::start(&support::config().with_slots(2));
+    let active = |n| support::eventually("slots", || supervisor.health().unwrap().workers[0].active == n);
+    let dropped = supervisor.submit(Request::prompt("Once").with_ignore_eos(true)).unwrap();
+    // The neighbour ends before the first one could fill its context, so it must be the drop that frees a slot.
+    let neighbour = supervisor.submit(Request::prompt("Twice").with_ignore_eos(true).with_max_tokens(500)).unwrap();
+    active(2);
+    drop(dropped);
+    active(1);
+    neighbour.cancel().unwrap();
+    assert_eq!(read(neighbour).unwrap_err().status, Status::Cancelled, "it was still running");
 }
 
 #[test]

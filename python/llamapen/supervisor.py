@@ -61,7 +61,7 @@ class Supervisor:
         **params: Any,
     ) -> TokenStream:
         """Queues a request and returns at once. Exactly one of ``prompt`` (text to go on from), ``messages`` (of
-        ``role`` and ``content``, rendered by the model's chat template) and ``tokens`` (ids) is given.
+        ``role`` and ``content``, rendered in the format that llama.cpp recognises in the model's chat template) and ``tokens`` (ids) is given.
 
         ``params``: ``max_tokens`` (default: what the context holds), ``seed``, ``temperature`` (0 to 100, default 0.8;
         0 is greedy), ``top_k`` (40), ``top_p`` (0.95), ``min_p`` (0.05), ``repeat_penalty`` (1.0),

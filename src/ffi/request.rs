@@ -99,6 +99,8 @@ pub unsafe extern "C" fn llamapen_request_next(
             let problem = format!("is {struct_size}; set it to sizeof(llamapen_event), at least {EVENT_V1_SIZE}");
             return Err(Error::invalid("event->struct_size", problem));
         }
+        // First: in a forked child the lock may be held by a thread that does not exist there, for ever.
+        request.stream.check_process()?;
         let Some(mut held) = request.held.try_lock() else { return Err(Error::Busy) };
         match request.stream.next_event(timeout(timeout_ms))? {
             Next::Timeout => Ok(LLAMAPEN_STATUS_TIMEOUT),

@@ -115,8 +115,8 @@ pub unsafe extern "C" fn llamapen_supervisor_free(supervisor: *mut llamapen_supe
 
 /// Queues a request. After OK it ends with exactly one terminal event.
 ///
-/// request: JSON with exactly one of "prompt" (text), "messages" ([{"role", "content"}], rendered by the chat template in
-/// the model's file) and "tokens" (ids). Optional: "max_tokens", "seed", "temperature" (0.8; 0 is greedy), "top_k" (40),
+/// request: JSON with exactly one of "prompt" (text), "messages" ([{"role", "content"}], rendered in the
+/// format that llama.cpp recognises in the chat template of the model's file) and "tokens" (ids). Optional: "max_tokens", "seed", "temperature" (0.8; 0 is greedy), "top_k" (40),
 /// "top_p" (0.95), "min_p" (0.05), "repeat_penalty" (1), "frequency_penalty" (0), "presence_penalty" (0),
 /// "penalty_last_n" (64), "ignore_eos" (false), "logits" (false). Unknown keys are refused by name.
 /// Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
