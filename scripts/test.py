@@ -22,7 +22,7 @@ from common import ROOT, VENV, VENV_PYTHON, cargo_metadata, target_dir
 from process import run
 
 FAULTS = ["--features", "fault-injection"]
-# As crates.io counts: decimal megabytes.
+# Decimal megabytes, as the registry counts.
 PACKAGE_LIMIT = 10_000_000
 
 
