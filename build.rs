@@ -16,7 +16,11 @@ mod target;
 mod vendor;
 
 fn main() {
-    if let Err(problem) = build() {
+    let step = match std::env::args().nth(1).as_deref() {
+        Some(bindings::CHILD) => bindings::generate_here(),
+        _ => build(),
+    };
+    if let Err(problem) = step {
         eprintln!("\nllamapen: {problem}\n");
         std::process::exit(1);
     }

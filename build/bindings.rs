@@ -25,9 +25,31 @@ pub fn shim(sources: &Sources) -> Result<(), String> {
     Ok(())
 }
 
+/// The argument with which the build script runs itself to make the bindings.
+pub const CHILD: &str = "bindings";
+
+/// Makes the bindings in a child process: libclang is found through an environment variable, and a process cannot safely
+/// change its own.
 pub fn generate() -> Result<(), String> {
     println!("cargo::rerun-if-env-changed=LIBCLANG_PATH");
-    find_libclang()?;
+    let script = std::env::current_exe().map_err(|e| format!("the build script does not find itself: {e}"))?;
+    let mut child = Command::new(script);
+    child.arg(CHILD);
+    if std::env::var_os("LIBCLANG_PATH").is_none()
+        && let Some(dir) = private_libclang()
+    {
+        child.env("LIBCLANG_PATH", dir);
+    }
+    let output = child.output().map_err(|e| format!("the build script cannot run itself: {e}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("making the bindings failed:\n{}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+/// What the child does.
+pub fn generate_here() -> Result<(), String> {
+    libclang_loads()?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo"));
     let mut builder = bindgen::Builder::default()
         .header("src/native/shim.h")
@@ -51,38 +73,25 @@ fn gcc_include() -> Option<String> {
     Path::new(&dir).is_absolute().then_some(dir)
 }
 
-/// bindgen loads libclang at run time. Where the system has none, the one in the project's private Python
-/// environment serves; where there is none at all, say what to do instead of panicking.
-fn find_libclang() -> Result<(), String> {
-    if std::env::var_os("LIBCLANG_PATH").is_some() {
-        return Ok(());
-    }
+/// The copy of libclang in the project's private Python environment, for systems that have none.
+fn private_libclang() -> Option<PathBuf> {
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
-    for lib in [".venv/lib", ".venv/lib64"] {
-        let Ok(pythons) = std::fs::read_dir(root.join(lib)) else { continue };
-        for python in pythons.flatten() {
-            let dir = python.path().join("site-packages/clang/native");
-            if dir.join("libclang.so").is_file() {
-                // SAFETY: build scripts run this before any other thread of theirs reads the environment.
-                unsafe { std::env::set_var("LIBCLANG_PATH", dir) };
-                return Ok(());
-            }
-        }
-    }
-    bindgen_can_load().map_err(|why| {
-        format!(
-            "bindgen needs libclang, and none was found ({why}).\n\
-             Any one of these gives it:\n  make deps                       (a private copy, no root needed)\n  \
-             apt-get install libclang-dev    (Debian, Ubuntu)\n  \
-             LIBCLANG_PATH=/folder/of/libclang.so"
-        )
-    })
+    let pythons = [".venv/lib", ".venv/lib64"].map(|lib| std::fs::read_dir(root.join(lib)));
+    let dirs = pythons.into_iter().flatten().flatten().flatten().map(|p| p.path().join("site-packages/clang/native"));
+    dirs.into_iter().find(|dir| dir.join("libclang.so").is_file())
 }
 
-fn bindgen_can_load() -> Result<(), String> {
+/// bindgen panics where it finds no libclang: this says instead what to do.
+fn libclang_loads() -> Result<(), String> {
     let version = std::panic::catch_unwind(bindgen::clang_version);
     version.map(drop).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
-        text.lines().next().unwrap_or("no reason given").to_owned()
+        format!(
+            "bindgen needs libclang, and none was found ({}).\n\
+             Any one of these gives it:\n  make deps                       (a private copy, no root needed)\n  \
+             apt-get install libclang-dev    (Debian, Ubuntu)\n  \
+             LIBCLANG_PATH=/folder/of/libclang.so",
+            text.lines().next().unwrap_or("no reason given")
+        )
     })
 }
