@@ -41,36 +41,33 @@ pub enum Next {
 impl EventQueue {
     /// Adds an event. False if the request has ended before: then the event is dropped.
     pub(crate) fn push(&self, event: Event) -> bool {
-        let waker = {
-            let mut inner = self.inner.lock();
-            if inner.closed {
-                return false;
-            }
+        self.change(|inner| {
             inner.closed = event.is_terminal();
             inner.events.push_back(event);
-            self.changed.notify_all();
-            inner.waker.take()
-        };
-        // Outside the lock: a waker runs the host's code.
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        true
+        })
     }
 
     /// Ends the request at the consumer's wish. What was not read yet is dropped: no token follows a cancel.
     pub(crate) fn cancel(&self) -> bool {
+        self.change(|inner| {
+            inner.closed = true;
+            inner.events.clear();
+            inner.events.push_back(Event::Failed(Failed::new(Status::Cancelled, "cancelled by the caller")));
+        })
+    }
+
+    /// The one way in: refuses once closed, and wakes whoever waits.
+    fn change(&self, change: impl FnOnce(&mut Inner)) -> bool {
         let waker = {
             let mut inner = self.inner.lock();
             if inner.closed {
                 return false;
             }
-            inner.closed = true;
-            inner.events.clear();
-            inner.events.push_back(Event::Failed(Failed::new(Status::Cancelled, "cancelled by the caller")));
+            change(&mut inner);
             self.changed.notify_all();
             inner.waker.take()
         };
+        // Outside the lock: a waker runs the host's code.
         if let Some(waker) = waker {
             waker.wake();
         }

@@ -1,8 +1,9 @@
 //! One request on its way: shared by the consumer's stream, the queue and the worker that runs it.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::{Event, Failed};
 use crate::event_queue::EventQueue;
+use crate::process::Process;
 use crate::request::Request;
 use crate::supervisor::Queue;
 use std::sync::Weak;
@@ -16,19 +17,18 @@ pub(crate) struct Job {
     pub submitted: Instant,
     pub events: EventQueue,
     queue: Weak<Queue>,
-    pid: u32,
+    process: Process,
 }
 
 impl Job {
     pub(crate) fn new(id: u64, request: Request, queue: Weak<Queue>) -> Self {
         let seed = request.seed.unwrap_or_else(draw_seed);
-        let (submitted, pid) = (Instant::now(), std::process::id());
-        Self { id, request, seed, submitted, events: EventQueue::default(), queue, pid }
+        let (submitted, process) = (Instant::now(), Process::current());
+        Self { id, request, seed, submitted, events: EventQueue::default(), queue, process }
     }
 
     /// Ends it at the caller's wish, and gives its place in the queue back.
     pub(crate) fn cancel(&self) -> Result<()> {
-        // In a forked child the locks may be held by threads that do not exist there.
         self.check_process()?;
         if self.events.cancel()
             && let Some(queue) = self.queue.upgrade()
@@ -44,10 +44,7 @@ impl Job {
 
     /// Refuses to work in a child made by `fork`: no thread of the parent is there.
     pub(crate) fn check_process(&self) -> Result<()> {
-        match self.pid == std::process::id() {
-            true => Ok(()),
-            false => Err(Error::Forked),
-        }
+        self.process.check()
     }
 }
 

@@ -46,6 +46,7 @@ mod event;
 mod event_queue;
 #[allow(unsafe_code)]
 pub mod ffi;
+mod heartbeat;
 #[allow(unsafe_code)]
 mod isolation;
 mod job;
@@ -53,6 +54,7 @@ pub mod model;
 #[allow(unsafe_code)]
 mod native;
 mod prepare;
+mod process;
 mod request;
 mod status;
 mod stream;

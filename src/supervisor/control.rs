@@ -1,7 +1,7 @@
 //! The supervisor's own thread: starts the loader and the workers, hears how they end, restarts them.
 
 use super::restart::{RestartLimiter, backoff};
-use super::shared::{Shared, Stage, fail_all};
+use super::shared::{STOPPED, Shared, Stage, fail_all};
 use crate::error::{Error, Result};
 use crate::isolation::thread;
 use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
@@ -177,7 +177,7 @@ impl Control {
             Ok(Ok(())) => {
                 self.shared.workers[i].set_ready(false);
                 let (status, message) = match self.stopping || self.shared.is_stopping() {
-                    true => (Status::Draining, "the supervisor was stopped"),
+                    true => (Status::Draining, STOPPED),
                     false => (Status::PoolUnavailable, "the supervisor gave up; its health says why"),
                 };
                 return fail_all(self.shared.workers[i].take_jobs(), status, message);

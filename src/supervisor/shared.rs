@@ -6,9 +6,11 @@ use super::queue::Queue;
 use crate::config::SupervisorConfig;
 use crate::error::{Error, Result};
 use crate::event::Failed;
+use crate::heartbeat::Heartbeat;
 use crate::isolation::thread;
 use crate::job::Job;
 use crate::prepare::PreparedEngine;
+use crate::process::Process;
 use crate::status::Status;
 use crate::worker::WorkerState;
 use crossbeam_channel::{Receiver, Sender};
@@ -17,6 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// Why requests end with `Draining`.
+pub(super) const STOPPED: &str = "the supervisor was stopped";
 
 /// The control loop turns twice a second; a process that was starved of its cores may be late.
 const LIVE_LIMIT: Duration = Duration::from_secs(10);
@@ -34,10 +39,9 @@ pub(super) struct Shared {
     load_progress: AtomicU32,
     phase: Mutex<Phase>,
     phase_changed: Condvar,
-    epoch: Instant,
-    last_turn_ms: AtomicU64,
+    turns: Heartbeat,
     last_id: AtomicU64,
-    pid: u32,
+    process: Process,
 }
 
 /// What is decided once, apart from what the workers say.
@@ -71,18 +75,14 @@ impl Shared {
             load_progress: AtomicU32::new(0),
             phase: Mutex::new(Phase { stage: Stage::Starting, last_error: None }),
             phase_changed: Condvar::new(),
-            epoch: Instant::now(),
-            last_turn_ms: AtomicU64::new(0),
+            turns: Heartbeat::new(),
             last_id: AtomicU64::new(0),
-            pid: std::process::id(),
+            process: Process::current(),
         }
     }
 
     pub(super) fn check_process(&self) -> Result<()> {
-        match self.pid == std::process::id() {
-            true => Ok(()),
-            false => Err(Error::Forked),
-        }
+        self.process.check()
     }
 
     pub(super) fn next_id(&self) -> u64 {
@@ -104,8 +104,7 @@ impl Shared {
     }
 
     pub(super) fn control_turned(&self) {
-        let ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_turn_ms.store(ms, Ordering::Relaxed);
+        self.turns.beat();
     }
 
     pub(super) fn set_stage(&self, stage: Stage) {
@@ -148,11 +147,8 @@ impl Shared {
             }
             match deadline {
                 None => self.phase_changed.wait(&mut phase),
-                Some(deadline) => {
-                    if self.phase_changed.wait_until(&mut phase, deadline).timed_out() {
-                        return Ok(matches!(phase.stage, Stage::Running) && self.ready_workers() > 0);
-                    }
-                }
+                Some(deadline) if Instant::now() >= deadline => return Ok(false),
+                Some(deadline) => drop(self.phase_changed.wait_until(&mut phase, deadline)),
             }
         }
     }
@@ -182,10 +178,9 @@ impl Shared {
             Stage::Running if ready > 0 => State::Degraded,
             Stage::Running => State::Backoff,
         };
-        let turned = Duration::from_millis(self.last_turn_ms.load(Ordering::Relaxed));
         Health {
             state,
-            live: state != State::Stopped && self.epoch.elapsed().saturating_sub(turned) < LIVE_LIMIT,
+            live: state != State::Stopped && self.turns.age() < LIVE_LIMIT,
             ready: ready > 0,
             load_progress: f32::from_bits(self.load_progress.load(Ordering::Relaxed)),
             queue_depth: self.queue.len(),
@@ -208,11 +203,10 @@ impl Shared {
     }
 
     pub(super) fn stop(&self) {
-        const WHY: &str = "the supervisor was stopped";
         self.stopping.store(true, Ordering::Release);
-        self.close_queue(Status::Draining, WHY);
+        self.close_queue(Status::Draining, STOPPED);
         for worker in &self.workers {
-            fail_all(worker.take_jobs(), Status::Draining, WHY);
+            fail_all(worker.take_jobs(), Status::Draining, STOPPED);
             worker.abort();
         }
         let _ = self.to_control.send(Report::Stop);

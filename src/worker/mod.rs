@@ -156,7 +156,7 @@ impl Loop<'_> {
                 let started = Started {
                     worker: self.worker.index,
                     queue_position,
-                    prompt_tokens: u32::try_from(running.prompt.len()).expect("fits n_ctx"),
+                    prompt_tokens: running.prompt_tokens(),
                     cached_tokens: 0,
                     seed: job.seed,
                 };

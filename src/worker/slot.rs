@@ -56,7 +56,11 @@ impl Running {
 
     /// Position of the token to decode next.
     pub(super) fn position(&self) -> u32 {
-        u32::try_from(self.prompt.len()).expect("fits n_ctx") + self.generated - 1
+        self.prompt_tokens() + self.generated - 1
+    }
+
+    pub(super) fn prompt_tokens(&self) -> u32 {
+        u32::try_from(self.prompt.len()).expect("fits n_ctx")
     }
 
     /// Picks the next token from its logits and gives it to the consumer.
@@ -94,8 +98,7 @@ impl Running {
             decode_ms: ms(prefill_done, now),
             first_token_ms: self.first_token.map_or(0.0, |then| ms(self.job.submitted, then)),
         };
-        let prompt_tokens = u32::try_from(self.prompt.len()).expect("fits n_ctx");
-        let usage = Usage { prompt_tokens, completion_tokens: self.generated };
+        let usage = Usage { prompt_tokens: self.prompt_tokens(), completion_tokens: self.generated };
         self.job.events.push(Event::Finished(Finished { reason, text: self.text.finish(), usage, timings }));
         After::Free
     }

@@ -1,14 +1,14 @@
 //! What others may know of a worker while it decodes. Nothing here is locked during a decode.
 
+use crate::heartbeat::Heartbeat;
 use crate::job::Job;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
 
 pub(crate) struct WorkerState {
-    epoch: Instant,
-    last_beat_ms: AtomicU64,
+    turns: Heartbeat,
     ready: AtomicBool,
     restarts: AtomicU32,
     abort: Arc<AtomicI32>,
@@ -18,8 +18,7 @@ pub(crate) struct WorkerState {
 impl WorkerState {
     pub(crate) fn new() -> Self {
         Self {
-            epoch: Instant::now(),
-            last_beat_ms: AtomicU64::new(0),
+            turns: Heartbeat::new(),
             ready: AtomicBool::new(false),
             restarts: AtomicU32::new(0),
             abort: Arc::new(AtomicI32::new(0)),
@@ -29,14 +28,12 @@ impl WorkerState {
 
     /// The loop turned.
     pub(crate) fn beat(&self) {
-        let ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_beat_ms.store(ms, Ordering::Relaxed);
+        self.turns.beat();
     }
 
     /// It has decoded a token since its start, and its loop turned within `stall_limit`.
     pub(crate) fn is_ready(&self, stall_limit: Duration) -> bool {
-        let last = Duration::from_millis(self.last_beat_ms.load(Ordering::Relaxed));
-        self.ready.load(Ordering::Acquire) && self.epoch.elapsed().saturating_sub(last) < stall_limit
+        self.ready.load(Ordering::Acquire) && self.turns.age() < stall_limit
     }
 
     pub(crate) fn set_ready(&self, ready: bool) {
