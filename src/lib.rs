@@ -71,3 +71,9 @@ pub use request::{Fault, Message, Request};
 pub use status::Status;
 pub use stream::{Canceller, Completion, TokenStream};
 pub use supervisor::{Health, State, Supervisor, WorkerHealth};
+
+/// The real model that unit tests run: `LLAMAPEN_TEST_MODEL`, which `make test` sets.
+#[cfg(test)]
+fn test_model() -> std::path::PathBuf {
+    std::env::var_os("LLAMAPEN_TEST_MODEL").expect("LLAMAPEN_TEST_MODEL names the file that `make model` prints").into()
+}

@@ -17,6 +17,11 @@ pub(super) use vocab::Vocab;
 
 use super::gguf::{Gguf, GgufError, TensorInfo, quoted};
 
+/// Whether queries and keys of this architecture are rotated by their positions.
+pub(crate) fn rotates_positions(architecture: &str) -> bool {
+    architecture::Traits::of(architecture).rope
+}
+
 /// The parts of a header that were found sound.
 pub(super) struct Checked {
     pub(super) hparams: Hparams,

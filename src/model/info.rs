@@ -56,7 +56,7 @@ impl PerLayer {
 }
 
 /// Sizes of a state space layer, as in Mamba.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SsmInfo {
     /// Length of the convolution (`ssm.conv_kernel`), at least 1.

@@ -11,6 +11,7 @@
 
 mod check;
 mod gguf;
+mod header;
 mod info;
 mod quantization;
 mod types;
@@ -19,8 +20,11 @@ mod types;
 mod mutation_tests;
 
 pub use gguf::{Array, Gguf, GgufError, Split, StringArray, TensorInfo, Value};
+pub use header::Header;
 pub use info::{ModelInfo, PerLayer, SsmInfo};
 pub use types::GgmlType;
+
+pub(crate) use check::rotates_positions;
 
 use std::path::Path;
 

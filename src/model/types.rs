@@ -44,6 +44,12 @@ macro_rules! ggml_types {
                 match self { $(Self::$variant => $bytes,)* }
             }
 
+            /// Whether several elements share a block.
+            #[must_use]
+            pub const fn is_quantized(self) -> bool {
+                self.block_elements() > 1
+            }
+
             /// The type of a number, or what is wrong with the number.
             pub(super) fn from_number(number: u32) -> Result<Self, String> {
                 match number {

@@ -1,6 +1,7 @@
 //! A context: KV cache, compute threads, decoding.
 
 use super::{Model, NativeError, error, sys};
+use crate::model::GgmlType;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -24,6 +25,19 @@ pub(crate) struct ContextParams {
     /// Most tokens of a batch.
     pub n_ubatch: u32,
     pub n_threads: u32,
+    pub flash_attention: bool,
+    pub kv_type_k: GgmlType,
+    pub kv_type_v: GgmlType,
+    /// Layers with a sliding window remember every position.
+    pub swa_full: bool,
+}
+
+/// Bytes that llama.cpp allocated for a context and its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemoryUse {
+    pub weights: u64,
+    pub cache: u64,
+    pub compute: u64,
 }
 
 /// Tokens to decode together. Reused between decodes, so that none allocates.
@@ -69,12 +83,24 @@ impl Context {
             n_seq: params.n_seq,
             n_ubatch: params.n_ubatch,
             n_threads: params.n_threads,
+            flash_attention: params.flash_attention,
+            kv_type_k: params.kv_type_k.number().cast_signed(),
+            kv_type_v: params.kv_type_v.number().cast_signed(),
+            swa_full: params.swa_full,
             abort_flag: abort.as_ptr(),
         };
         // SAFETY: model and flag are kept alive beside the context.
         let raw = error::value(|e| unsafe { sys::lp_context_new(model.as_ptr(), &params, e) }, |c| c.is_null())?;
         let raw = NonNull::new(raw).expect("checked by value()");
         Ok(Self { raw, n_vocab: model.n_vocab(), _abort: abort, _model: model })
+    }
+
+    /// What llama.cpp allocated for it and its model.
+    pub(crate) fn memory(&self) -> Result<MemoryUse, NativeError> {
+        let mut used = sys::lp_memory_use { weights: 0, cache: 0, compute: 0 };
+        // SAFETY: the context is alive, `used` may be written to.
+        error::status(|e| unsafe { sys::lp_context_memory(self.raw.as_ptr(), &mut used, e) })?;
+        Ok(MemoryUse { weights: used.weights, cache: used.cache, compute: used.compute })
     }
 
     /// Processes the batch. After an exception the context must not be used again.

@@ -8,7 +8,7 @@ mod log;
 mod model;
 mod sampler;
 
-pub(crate) use context::{Batch, Context, ContextParams};
+pub(crate) use context::{Batch, Context, ContextParams, MemoryUse};
 pub(crate) use error::{NativeError, NativeStatus};
 pub(crate) use model::{LoadParams, Model, apply_chat_template};
 pub(crate) use sampler::{Sampler, Sampling};

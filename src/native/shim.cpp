@@ -2,6 +2,7 @@
 #include "shim_guard.h"
 
 #include "ggml-cpu.h"
+#include "llama-ext.h"
 #include "llama.h"
 
 #include <memory>
@@ -136,6 +137,10 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
         native_params.n_threads_batch = static_cast<int32_t>(params->n_threads);
         // KV per sequence: requests in one batch do not change each other's results.
         native_params.kv_unified = false;
+        native_params.flash_attn_type = params->flash_attention ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+        native_params.type_k = static_cast<ggml_type>(params->kv_type_k);
+        native_params.type_v = static_cast<ggml_type>(params->kv_type_v);
+        native_params.swa_full = params->swa_full;
         native_params.no_perf = true;
         native_params.abort_callback = [](void * flag) {
             return __atomic_load_n(static_cast<const int32_t *>(flag), __ATOMIC_RELAXED) != 0;
@@ -155,6 +160,18 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
 
 void lp_context_free(lp_context * context) {
     guarded(nullptr, 0, [&] { delete context; return 0; });
+}
+
+LP_Status lp_context_memory(const lp_context * context, lp_memory_use * use, lp_error * error) {
+    return guarded(error, LP_EXCEPTION, [&] {
+        *use = {};
+        for (const auto & [_, part] : llama_get_memory_breakdown(context->context.get())) {
+            use->weights += part.model;
+            use->cache += part.context;
+            use->compute += part.compute;
+        }
+        return LP_OK;
+    });
 }
 
 LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t * positions, const int32_t * sequences,

@@ -69,11 +69,23 @@ typedef struct lp_context_params {
     uint32_t n_seq;    // sequences, each with KV of its own
     uint32_t n_ubatch; // tokens per decode at most
     uint32_t n_threads;
+    bool flash_attention;
+    int32_t kv_type_k; // ggml type numbers
+    int32_t kv_type_v;
+    bool swa_full; // layers with a sliding window remember everything
     const int32_t * abort_flag; // not 0: the running decode ends with LP_ABORTED. Outlives the context.
 } lp_context_params;
 
 lp_context * lp_context_new(lp_model * model, const lp_context_params * params, lp_error * error);
 void lp_context_free(lp_context * context);
+
+// Bytes that llama.cpp allocated for a context and its model.
+typedef struct lp_memory_use {
+    uint64_t weights; // of which some may be mapped from the file
+    uint64_t cache;
+    uint64_t compute;
+} lp_memory_use;
+LP_Status lp_context_memory(const lp_context * context, lp_memory_use * use, lp_error * error);
 
 // One decode of n tokens. Arrays of n: token, position, sequence, whether its logits are wanted.
 LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t * positions, const int32_t * sequences,

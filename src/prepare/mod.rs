@@ -4,6 +4,8 @@
 //! starts a thread, opens a socket, writes a file or calls llama.cpp; equal input gives equal output.
 
 mod engine;
+#[allow(dead_code)]
+mod memory;
 
 pub use engine::{FileIdentity, PreparedEngine};
 

@@ -59,6 +59,10 @@ impl Worker {
             n_seq: self.prepared.slots(),
             n_ubatch: self.prepared.n_ubatch(),
             n_threads: self.prepared.threads(),
+            flash_attention: true,
+            kv_type_k: crate::model::GgmlType::F16,
+            kv_type_v: crate::model::GgmlType::F16,
+            swa_full: true,
         };
         let mut context = Context::new(self.model.clone(), &params, self.state.abort_flag())?;
         if !self.decode_one(&mut context)? {

@@ -1,0 +1,406 @@
+#!/usr/bin/env python3
+"""Prints the folder of the synthetic models that the memory plan is compared with llama.cpp on; writes them if missing.
+
+Each has the shape of a real architecture, a few layers, and nothing but zeros for weights: the files are sparse and take
+next to no disk. They are written with the `gguf` package, the reference writer of the format, and kept in the user's
+cache folder under a name that changes with this script.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from common import VENV_PYTHON, cache_dir, fail
+
+VOCAB = 8192
+
+
+def folder():
+    """The folder with all models in it."""
+    key = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    models = cache_dir() / "models" / f"synthetic-{key}"
+    if not models.is_dir():
+        models.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="writing-", dir=models.parent) as temp:
+            made = Path(temp) / "models"
+            made.mkdir()
+            # `gguf` lives in the private environment.
+            if subprocess.run([VENV_PYTHON, __file__, "--write", made], stdout=sys.stderr).returncode != 0:
+                fail("could not write the synthetic models; the lines above say why")
+            try:
+                made.rename(models)
+            except OSError:
+                if not models.is_dir():  # Another run may have been quicker.
+                    raise
+    return models
+
+
+class Model:
+    """A model under construction: keys of its architecture, and tensors of zeros."""
+
+    def __init__(self, arch, layers, width, context=4096, vocab=VOCAB, **keys):
+        self.arch, self.layers, self.width, self.vocab = arch, layers, width, vocab
+        self.keys = {"context_length": context, "embedding_length": width, "block_count": layers, **keys}
+        self.tensors = []
+        self.tokenizer = "gpt2"
+
+    def tensor(self, name, *shape, kind="F32"):
+        """`shape` as ggml counts it: the contiguous dimension first."""
+        self.tensors.append((name, shape, kind))
+
+    def matrix(self, name, rows_in, rows_out, kind="Q4_K", bias=False):
+        self.tensor(f"{name}.weight", rows_in, rows_out, kind=kind)
+        if bias:
+            self.tensor(f"{name}.bias", rows_out)
+
+    def norm(self, name, width=None, bias=False):
+        self.tensor(f"{name}.weight", width or self.width)
+        if bias:
+            self.tensor(f"{name}.bias", width or self.width)
+
+    def ends(self, kind="Q4_K", tied=False, bias=False):
+        self.tensor("token_embd.weight", self.width, self.vocab, kind=kind)
+        self.norm("output_norm", bias=bias)
+        if not tied:
+            self.matrix("output", self.width, self.vocab, kind)
+
+    def attention(self, blk, heads, kv_heads, head, kind="Q4_K", bias=False, fused=False, qk_norm=False, out_bias=False):
+        q, kv = heads * head, kv_heads * head
+        if fused:
+            self.matrix(f"{blk}.attn_qkv", self.width, q + 2 * kv, kind, bias)
+        else:
+            for name, width in (("q", q), ("k", kv), ("v", kv)):
+                self.matrix(f"{blk}.attn_{name}", self.width, width, kind, bias)
+        if qk_norm:
+            self.norm(f"{blk}.attn_q_norm", head)
+            self.norm(f"{blk}.attn_k_norm", head)
+        self.matrix(f"{blk}.attn_output", q, self.width, kind, out_bias)
+
+    def feed_forward(self, blk, hidden, kind="Q4_K", gate=True, fused=False, bias=False):
+        if gate and not fused:
+            self.matrix(f"{blk}.ffn_gate", self.width, hidden, kind)
+        self.matrix(f"{blk}.ffn_up", self.width, 2 * hidden if fused else hidden, kind, bias)
+        self.matrix(f"{blk}.ffn_down", hidden, self.width, kind, bias)
+
+    def experts(self, blk, count, hidden, kind="Q4_K"):
+        self.tensor(f"{blk}.ffn_gate_inp.weight", self.width, count)
+        for name in ("gate", "up"):
+            self.tensor(f"{blk}.ffn_{name}_exps.weight", self.width, hidden, count, kind=kind)
+        self.tensor(f"{blk}.ffn_down_exps.weight", hidden, self.width, count, kind=kind)
+
+    def write(self, path):
+        import gguf
+
+        writer = gguf.GGUFWriter(path, self.arch)
+        # llama.cpp expects certain tokens of models with certain names.
+        writer.add_name("synthetic")
+        for key, value in self.keys.items():
+            key = f"{self.arch}.{key}"
+            if isinstance(value, bool):
+                writer.add_bool(key, value)
+            elif isinstance(value, int):
+                writer.add_uint32(key, value)
+            elif isinstance(value, float):
+                writer.add_float32(key, value)
+            else:
+                writer.add_array(key, value)
+        self.write_vocabulary(writer)
+        for name, shape, kind in self.tensors:
+            quantized = gguf.GGMLQuantizationType[kind]
+            block, size = gguf.GGML_QUANT_SIZES[quantized]
+            elements = 1
+            for n in shape:
+                elements *= n
+            bytes_shape = list(reversed(shape))
+            bytes_shape[-1] = bytes_shape[-1] // block * size
+            dtype = {"F32": "float32", "F16": "float16"}.get(kind)
+            import numpy as np
+
+            if dtype:
+                writer.add_tensor_info(name, list(reversed(shape)), np.dtype(dtype), elements * size, None)
+            else:
+                writer.add_tensor_info(name, bytes_shape, np.dtype("uint8"), elements // block * size, quantized)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for out in writer.fout:
+            out.flush()
+            # The data: zeros that the file system does not store.
+            end = -(-out.tell() // 32) * 32
+            sizes = (ti.nbytes for ti in writer.tensors[0].values())
+            os.truncate(path, end + sum(-(-size // 32) * 32 for size in sizes))
+        writer.close()
+
+    def write_vocabulary(self, writer):
+        if self.tokenizer == "bert":
+            tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"\u2581t{i}" for i in range(self.vocab - 5)]
+            writer.add_tokenizer_model("bert")
+            writer.add_token_list(tokens)
+            writer.add_token_types([3] * 5 + [1] * (self.vocab - 5))
+            writer.add_token_type_count(2)
+            for name, token in (("bos", 2), ("eos", 3), ("unk", 1), ("pad", 0), ("mask", 4)):
+                getattr(writer, f"add_{name}_token_id")(token)
+            writer.add_sep_token_id(3)
+            return
+        tokens = ["<s>", "</s>"] + [f"t{i}" for i in range(self.vocab - 2)]
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list(tokens)
+        writer.add_token_types([3, 3] + [1] * (self.vocab - 2))
+        writer.add_token_merges(["t 1"])
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(1)
+
+
+def heads(count, kv, **more):
+    return {"attention.head_count": count, "attention.head_count_kv": kv, **more}
+
+
+RMS = {"attention.layer_norm_rms_epsilon": 1e-5}
+LAYER = {"attention.layer_norm_epsilon": 1e-5}
+
+
+def llama():
+    model = Model("llama", 4, 1024, feed_forward_length=2816, **heads(16, 4, **{"rope.dimension_count": 64}), **RMS)
+    model.ends()
+    for blk in blocks(model):
+        model.norm(f"{blk}.attn_norm")
+        model.attention(blk, 16, 4, 64)
+        model.norm(f"{blk}.ffn_norm")
+        model.feed_forward(blk, 2816)
+    return model
+
+
+def qwen2():
+    model = Model("qwen2", 4, 896, feed_forward_length=4864, **heads(14, 2), **RMS)
+    model.ends(kind="Q8_0", tied=True)
+    for blk in blocks(model):
+        model.norm(f"{blk}.attn_norm")
+        model.attention(blk, 14, 2, 64, kind="Q8_0", bias=True)
+        # Converters leave the output projection without a bias.
+        model.norm(f"{blk}.ffn_norm")
+        model.feed_forward(blk, 4864, kind="Q8_0")
+    return model
+
+
+def qwen3():
+    sizes = {"attention.key_length": 128, "attention.value_length": 128, "rope.dimension_count": 128}
+    model = Model("qwen3", 4, 1024, feed_forward_length=3072, **heads(16, 8, **sizes), **RMS)
+    model.ends(kind="Q6_K")
+    for blk in blocks(model):
+        model.norm(f"{blk}.attn_norm")
+        model.attention(blk, 16, 8, 128, kind="Q6_K", qk_norm=True)
+        model.norm(f"{blk}.ffn_norm")
+        model.feed_forward(blk, 3072, kind="Q6_K")
+    return model
+
+
+def qwen3moe():
+    sizes = {"attention.key_length": 128, "attention.value_length": 128, "rope.dimension_count": 128}
+    experts = {"expert_count": 16, "expert_used_count": 4, "expert_feed_forward_length": 768}
+    model = Model("qwen3moe", 3, 1024, feed_forward_length=3072, **heads(16, 4, **sizes), **experts, **RMS)
+    model.ends()
+    for blk in blocks(model):
+        model.norm(f"{blk}.attn_norm")
+        model.attention(blk, 16, 4, 128, qk_norm=True)
+        model.norm(f"{blk}.ffn_norm")
+        model.experts(blk, 16, 768)
+    return model
+
+
+def gemma2():
+    sizes = {"attention.key_length": 256, "attention.value_length": 256, "attention.sliding_window": 512}
+    caps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+    model = Model("gemma2", 4, 1024, feed_forward_length=4096, **heads(8, 4, **sizes), **caps, **RMS)
+    model.ends(kind="Q4_0", tied=True)
+    for blk in blocks(model):
+        model.norm(f"{blk}.attn_norm")
+        model.attention(blk, 8, 4, 256, kind="Q4_0")
+        model.norm(f"{blk}.post_attention_norm")
+        model.norm(f"{blk}.ffn_norm")
+        model.feed_forward(blk, 4096, kind="Q4_0")
+        model.norm(f"{blk}.post_ffw_norm")
+    return model
+
+
+def gemma3():
+    sizes = {"attention.key_length": 256, "attention.value_length": 256, "attention.sliding_window": 512}
+    model = Model("gemma3", 7, 640, feed_forward_length=2048, **heads(4, 1, **sizes), **RMS)
+    model.ends(kind="Q8_0", tied=True)
+    for blk in blocks(model):
+        model.norm(f"{blk}.attn_norm")
+        model.attention(blk, 4, 1, 256, kind="Q8_0", qk_norm=True)
+        model.norm(f"{blk}.post_attention_norm")
+        model.norm(f"{blk}.ffn_norm")
+        model.feed_forward(blk, 2048, kind="Q8_0")
+        model.norm(f"{blk}.post_ffw_norm")
+    return model
+
+
+def phi3():
+    model = Model("phi3", 3, 1024, feed_forward_length=2816, **heads(16, 16, **{"rope.dimension_count": 64}), **RMS)
+    model.keys["rope.scaling.original_context_length"] = 4096
+    model.ends()
+    for blk in blocks(model):
+        model.norm(f"{blk}.attn_norm")
+        model.attention(blk, 16, 16, 64, fused=True)
+        model.norm(f"{blk}.ffn_norm")
+        model.feed_forward(blk, 2816, fused=True)
+    return model
+
+
+def gpt2():
+    model = Model("gpt2", 3, 768, context=1024, feed_forward_length=3072, **heads(12, 12), **LAYER)
+    model.ends(kind="F16", bias=True)
+    model.tensor("position_embd.weight", 768, 1024)
+    for blk in blocks(model):
+        model.norm(f"{blk}.attn_norm", bias=True)
+        model.attention(blk, 12, 12, 64, kind="F16", fused=True, bias=True, out_bias=True)
+        model.norm(f"{blk}.ffn_norm", bias=True)
+        model.feed_forward(blk, 3072, kind="F16", gate=False, bias=True)
+    return model
+
+
+def mamba_layer(model, blk, inner, state, rank, conv, norms=False, kind="Q4_K"):
+    model.matrix(f"{blk}.ssm_in", model.width, 2 * inner, kind)
+    model.tensor(f"{blk}.ssm_conv1d.weight", conv, inner)
+    model.tensor(f"{blk}.ssm_conv1d.bias", inner)
+    model.matrix(f"{blk}.ssm_x", inner, rank + 2 * state, kind)
+    model.matrix(f"{blk}.ssm_dt", rank, inner, "F32", bias=True)
+    model.tensor(f"{blk}.ssm_a", state, inner)
+    model.tensor(f"{blk}.ssm_d", inner)
+    model.matrix(f"{blk}.ssm_out", inner, model.width, kind)
+    if norms:
+        for name, width in (("dt", rank), ("b", state), ("c", state)):
+            model.norm(f"{blk}.ssm_{name}_norm", width)
+
+
+def mamba2_layer(model, blk, inner, state, groups, ranks, conv, kind="Q4_K"):
+    width = inner + 2 * groups * state
+    model.matrix(f"{blk}.ssm_in", model.width, 2 * inner + 2 * groups * state + ranks, kind)
+    model.tensor(f"{blk}.ssm_conv1d.weight", conv, width)
+    model.tensor(f"{blk}.ssm_conv1d.bias", width)
+    model.tensor(f"{blk}.ssm_dt.bias", ranks)
+    model.tensor(f"{blk}.ssm_a", 1, ranks)
+    model.tensor(f"{blk}.ssm_d", 1, ranks)
+    model.tensor(f"{blk}.ssm_norm.weight", inner // groups, groups)
+    model.matrix(f"{blk}.ssm_out", inner, model.width, kind)
+
+
+def mamba():
+    sizes = {"ssm.conv_kernel": 4, "ssm.inner_size": 1536, "ssm.state_size": 16, "ssm.time_step_rank": 48}
+    model = Model("mamba", 4, 768, **sizes, **RMS)
+    model.ends()
+    for blk in blocks(model):
+        model.norm(f"{blk}.attn_norm")
+        mamba_layer(model, blk, 1536, 16, 48, 4)
+    return model
+
+
+def mamba2():
+    sizes = {"ssm.conv_kernel": 4, "ssm.inner_size": 1536, "ssm.state_size": 128, "ssm.time_step_rank": 24}
+    model = Model("mamba2", 4, 768, **sizes, **{"ssm.group_count": 1}, **RMS)
+    model.ends()
+    for blk in blocks(model):
+        model.norm(f"{blk}.attn_norm")
+        mamba2_layer(model, blk, 1536, 128, 1, 24, 4)
+    return model
+
+
+def jamba():
+    sizes = {"ssm.conv_kernel": 4, "ssm.inner_size": 1024, "ssm.state_size": 16, "ssm.time_step_rank": 32}
+    experts = {"expert_count": 4, "expert_used_count": 2}
+    model = Model("jamba", 4, 512, feed_forward_length=1536, **sizes, **experts, **heads(8, [0, 0, 2, 0]), **RMS)
+    model.ends()
+    for layer, blk in enumerate(blocks(model)):
+        model.norm(f"{blk}.attn_norm")
+        if layer == 2:
+            model.attention(blk, 8, 2, 64)
+        else:
+            mamba_layer(model, blk, 1024, 16, 32, 4, norms=True)
+        model.norm(f"{blk}.ffn_norm")
+        if layer % 2:
+            model.experts(blk, 4, 1536)
+        else:
+            model.feed_forward(blk, 1536)
+    return model
+
+
+def granitehybrid():
+    sizes = {"ssm.conv_kernel": 4, "ssm.inner_size": 1536, "ssm.state_size": 128, "ssm.time_step_rank": 24}
+    scales = {"logit_scale": 1.0, "residual_scale": 1.0, "embedding_scale": 1.0, "attention.scale": 1.0}
+    model = Model("granitehybrid", 4, 768, feed_forward_length=2048, **sizes, **heads(12, [0, 0, 4, 0]), **scales, **RMS)
+    model.keys["ssm.group_count"] = 1
+    model.keys["rope.dimension_count"] = 64
+    model.ends()
+    for layer, blk in enumerate(blocks(model)):
+        model.norm(f"{blk}.attn_norm")
+        if layer == 2:
+            model.attention(blk, 12, 4, 64)
+        else:
+            mamba2_layer(model, blk, 1536, 128, 1, 24, 4)
+        model.norm(f"{blk}.ffn_norm")
+        model.feed_forward(blk, 2048)
+    return model
+
+
+def bert():
+    model = Model("bert", 4, 384, context=512, feed_forward_length=1536, **heads(12, 12), **LAYER)
+    model.keys |= {"attention.causal": False, "pooling_type": 1}
+    model.tokenizer = "bert"
+    model.tensor("token_embd.weight", 384, VOCAB, kind="F16")
+    model.tensor("position_embd.weight", 384, 512)
+    model.tensor("token_types.weight", 384, 2)
+    model.norm("token_embd_norm", bias=True)
+    for blk in blocks(model):
+        model.attention(blk, 12, 12, 32, kind="F16", bias=True, out_bias=True)
+        model.norm(f"{blk}.attn_output_norm", bias=True)
+        model.feed_forward(blk, 1536, kind="F16", gate=False, bias=True)
+        model.norm(f"{blk}.layer_output_norm", bias=True)
+    return model
+
+
+def deepseek2():
+    """Latent attention: keys hold the values, compressed. Its graph is not mirrored, so its plan is an estimate."""
+    latent = {"attention.q_lora_rank": 0, "attention.kv_lora_rank": 256, "rope.dimension_count": 32}
+    sizes = {"attention.key_length": 288, "attention.value_length": 256}
+    sizes |= {"attention.key_length_mla": 96, "attention.value_length_mla": 64}
+    experts = {"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 512, "expert_shared_count": 1}
+    gating = {"leading_dense_block_count": 1, "expert_weights_scale": 1.0, "expert_gating_func": 1}
+    model = Model("deepseek2", 3, 512, feed_forward_length=1536, **heads(8, 1), **latent, **sizes, **experts, **gating, **RMS)
+    model.ends()
+    for layer, blk in enumerate(blocks(model)):
+        model.norm(f"{blk}.attn_norm")
+        model.matrix(f"{blk}.attn_q", 512, 8 * 96)
+        model.matrix(f"{blk}.attn_kv_a_mqa", 512, 256 + 32)
+        model.norm(f"{blk}.attn_kv_a_norm", 256)
+        model.tensor(f"{blk}.attn_k_b.weight", 64, 256, 8, kind="Q8_0")
+        model.tensor(f"{blk}.attn_v_b.weight", 256, 64, 8, kind="Q8_0")
+        model.matrix(f"{blk}.attn_output", 8 * 64, 512)
+        model.norm(f"{blk}.ffn_norm")
+        if layer == 0:
+            model.feed_forward(blk, 1536)
+        else:
+            model.experts(blk, 8, 512)
+            for name, rows_in, rows_out in (("gate", 512, 512), ("up", 512, 512), ("down", 512, 512)):
+                model.matrix(f"{blk}.ffn_{name}_shexp", rows_in, rows_out)
+    return model
+
+
+def blocks(model):
+    return [f"blk.{layer}" for layer in range(model.layers)]
+
+
+MODELS = [llama, qwen2, qwen3, qwen3moe, gemma2, gemma3, phi3, gpt2, mamba, mamba2, jamba, granitehybrid, bert, deepseek2]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--write"]:
+        for make in MODELS:
+            make().write(Path(sys.argv[2]) / f"{make.__name__}.gguf")
+    else:
+        print(folder())

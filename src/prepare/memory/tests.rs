@@ -1,0 +1,109 @@
+//! The plan against what llama.cpp really allocates, on the real model and on synthetic ones of many architectures.
+
+use super::compute::MIRRORED;
+use super::{Demand, on_host};
+use crate::model::{GgmlType, Header};
+use crate::native::{Context, ContextParams, LoadParams, MemoryUse, Model, init_backend};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+
+/// Shapes that stress different parts: long context, many slots, other types, no flash attention.
+fn demands() -> Vec<(&'static str, Demand)> {
+    let base = Demand {
+        n_ctx: 1024,
+        n_ubatch: 256,
+        slots: 1,
+        workers: 1,
+        flash_attention: true,
+        kv_type_k: GgmlType::F16,
+        kv_type_v: GgmlType::F16,
+        swa_full: false,
+        use_mmap: true,
+    };
+    vec![
+        ("base", base.clone()),
+        ("long", Demand { n_ctx: 4096, n_ubatch: 512, ..base.clone() }),
+        ("small batch", Demand { n_ubatch: 32, ..base.clone() }),
+        ("slots", Demand { n_ctx: 512, slots: 4, ..base.clone() }),
+        ("no flash attention", Demand { flash_attention: false, ..base.clone() }),
+        ("full windows", Demand { swa_full: true, ..base.clone() }),
+        ("q8_0 cache", Demand { kv_type_k: GgmlType::Q8_0, kv_type_v: GgmlType::Q8_0, ..base.clone() }),
+        ("f32 cache", Demand { kv_type_k: GgmlType::F32, kv_type_v: GgmlType::F32, ..base.clone() }),
+        ("q4_0 keys", Demand { kv_type_k: GgmlType::Q4_0, ..base.clone() }),
+        ("odd, no mmap", Demand { n_ctx: 700, n_ubatch: 100, slots: 3, use_mmap: false, ..base }),
+    ]
+}
+
+/// What llama.cpp allocates for one worker; `None` where it refuses the combination.
+fn allocated(model: &Arc<Model>, demand: &Demand) -> Option<MemoryUse> {
+    let params = ContextParams {
+        n_ctx: demand.n_ctx,
+        n_seq: demand.slots,
+        n_ubatch: demand.n_ubatch,
+        n_threads: 1,
+        flash_attention: demand.flash_attention,
+        kv_type_k: demand.kv_type_k,
+        kv_type_v: demand.kv_type_v,
+        swa_full: demand.swa_full,
+    };
+    let context = Context::new(model.clone(), &params, Arc::new(AtomicI32::new(0))).ok()?;
+    Some(context.memory().unwrap())
+}
+
+/// Never below what was allocated, and at most so many hundredths above it.
+fn assert_within(percent: u64, planned: u64, used: u64, what: &str) {
+    assert!(planned >= used, "{what}: {planned} bytes planned, {used} allocated");
+    assert!(planned <= used + used * percent / 100, "{what}: {planned} bytes planned for {used} allocated");
+}
+
+/// Compares one model under every demand; returns its architecture and how many demands llama.cpp took.
+fn compare(path: &Path) -> (String, usize) {
+    let header = Header::open(&[path]).unwrap_or_else(|(path, error)| panic!("{}: {error}", path.display()));
+    let architecture = header.info().architecture.clone();
+    let mirrored = MIRRORED.contains(&architecture.as_str());
+    let mut compared = 0;
+    let load = |use_mmap| Arc::new(Model::load(path, &LoadParams { use_mmap, use_mlock: false }, |_| true).unwrap());
+    let (mapped, read) = (load(true), load(false));
+    for (name, demand) in demands() {
+        let plan = on_host(&header, &demand);
+        let Some(used) = allocated(if demand.use_mmap { &mapped } else { &read }, &demand) else {
+            continue;
+        };
+        compared += 1;
+        let host = plan.host();
+        println!(
+            "{architecture:14} {name:18} weights {}/{} cache {}/{} compute {}/{}",
+            host.weights + host.weights_mapped,
+            used.weights,
+            host.cache,
+            used.cache,
+            host.compute,
+            used.compute
+        );
+        let what = |part: &str| format!("{architecture}, {name}: {part}");
+        assert_within(5, host.weights + host.weights_mapped, used.weights, &what("weights"));
+        assert_within(5, host.cache, used.cache, &what("cache"));
+        assert_within(if mirrored { 25 } else { 300 }, host.compute, used.compute, &what("compute"));
+        // What is not exact must say so.
+        assert_eq!(plan.estimates.is_empty(), mirrored, "{architecture}: {:?}", plan.estimates);
+    }
+    (architecture, compared)
+}
+
+#[test]
+fn the_plan_is_what_llama_cpp_allocates() {
+    init_backend().unwrap();
+    let folder = std::env::var_os("LLAMAPEN_SYNTHETIC_MODELS")
+        .expect("LLAMAPEN_SYNTHETIC_MODELS names the folder that scripts/synthetic.py prints");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let real = crate::test_model();
+    let seen: Vec<_> =
+        files.iter().filter(|f| f.extension().is_some()).chain([&real]).map(|path| compare(path)).collect();
+    for architecture in MIRRORED {
+        let compared = seen.iter().filter(|(seen, _)| seen == architecture).map(|(_, n)| n).sum::<usize>();
+        assert!(compared >= 8, "{architecture}: only {compared} combinations compared");
+    }
+    assert!(seen.iter().any(|(architecture, _)| !MIRRORED.contains(&architecture.as_str())), "no estimated model");
+}
