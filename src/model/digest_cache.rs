@@ -146,7 +146,7 @@ mod tests {
             let expected = Digest::Sha256(Sha256::digest(text).into());
             let mut hashed = false;
             // Progress before the first byte is told only by hashing.
-            verify_digests(&[self.file.clone()], &[expected], Some(&self.cache), &mut |p| {
+            verify_digests(std::slice::from_ref(&self.file), &[expected], Some(&self.cache), &mut |p| {
                 hashed |= p.done_bytes == 0;
                 ControlFlow::Continue(())
             })?;

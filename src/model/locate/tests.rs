@@ -248,9 +248,9 @@ fn a_path_that_is_not_utf8_is_refused_but_may_be_linked_to() {
 fn without_permission_it_says_so() {
     let dir = Scratch::new();
     let file = dir.file("m.gguf");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::File::open(&file).is_ok() {
-        return; // This user may read everything.
+        return eprintln!("not tested: this user may read everything");
     }
     assert!(refused(&file).contains("Permission denied"));
 }
@@ -320,18 +320,11 @@ fn what_is_not_in_the_cache_comes_with_the_place_and_the_command() {
     fs::remove_file(cache.cached("m.gguf")).unwrap();
     check("hf:o/r/m.gguf", &format!("models--o--r/snapshots/{COMMIT}/m.gguf: No such file"), "hf download o/r m.gguf");
 
-    for broken in
-        ["", "main", "../../../../etc", &COMMIT[1..], &format!("{COMMIT}0"), &format!("{COMMIT}{}", " ".repeat(99))]
-    {
+    for broken in ["", "main", "../../../../etc", &COMMIT[1..], &format!("{COMMIT}0")] {
         cache.set_ref("main", broken);
-        let message = cache.hub(&"hf:o/r/m.gguf".to_owned());
-        if broken.trim() == COMMIT {
-            continue; // White space after a commit is fine.
-        }
-        let message = message.unwrap_err().to_string();
+        let message = cache.hub_refused("hf:o/r/m.gguf");
         assert!(message.contains("does not hold a commit of 40 hexadecimal digits"), "{broken}: {message}");
     }
-    let none: HubCache = HubCache::at("/no/such/cache");
-    let error = locate(&"hf:o/r".parse().unwrap(), &none).unwrap_err();
+    let error = locate(&"hf:o/r".parse().unwrap(), &HubCache::at("/no/such/cache")).unwrap_err();
     assert!(error.to_string().contains("/no/such/cache/models--o--r/refs/main"), "{error}");
 }
