@@ -1,6 +1,6 @@
 //! What can go wrong, and its one mapping to [`Status`] numbers.
 
-use crate::model::GgufError;
+use crate::model::{Digest, GgufError};
 use crate::status::Status;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +37,19 @@ pub enum Error {
         /// What is wrong, with its place in the file.
         source: Arc<GgufError>,
     },
+    /// A file is not the one whose digest was given.
+    #[error("model {}: digest mismatch: expected {expected}, got {found}", path.display())]
+    DigestMismatch {
+        /// The file, of a split model the part.
+        path: PathBuf,
+        /// What the caller gave.
+        expected: Digest,
+        /// What the file has.
+        found: Digest,
+    },
+    /// The caller asked for it to end.
+    #[error("cancelled: {0}")]
+    Cancelled(String),
     /// A PreparedEngine from elsewhere, or from before something changed.
     #[error("this PreparedEngine does not fit any more: {0}. Call prepare() again")]
     StaleEngine(String),
@@ -82,6 +95,8 @@ impl Error {
             Self::InvalidParams { .. } => Status::InvalidParams,
             Self::ModelNotFound { .. } => Status::ModelNotFound,
             Self::ModelInvalid { .. } => Status::ModelInvalid,
+            Self::DigestMismatch { .. } => Status::DigestMismatch,
+            Self::Cancelled(_) => Status::Cancelled,
             Self::StaleEngine(_) => Status::StaleEngine,
             Self::Rejected(rejected) => rejected.status,
             Self::Load { status, .. } => *status,

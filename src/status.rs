@@ -42,6 +42,8 @@ pub enum Status {
     ModelInvalid = 106,
     /// A serialized PreparedEngine does not fit this build, this machine or its file any more.
     StaleEngine = 107,
+    /// A file of the model does not have the digest that was given for it.
+    DigestMismatch = 108,
     /// Refused before queueing, for a reason that no other status names.
     AdmissionReject = 200,
     /// The queue is full.
@@ -89,6 +91,7 @@ impl Status {
         Status::ModelNotFound,
         Status::ModelInvalid,
         Status::StaleEngine,
+        Status::DigestMismatch,
         Status::AdmissionReject,
         Status::QueueFull,
         Status::QueueFullDropLru,
@@ -140,6 +143,7 @@ impl Status {
             Status::ModelNotFound => "MODEL_NOT_FOUND\0",
             Status::ModelInvalid => "MODEL_INVALID\0",
             Status::StaleEngine => "STALE_ENGINE\0",
+            Status::DigestMismatch => "DIGEST_MISMATCH\0",
             Status::AdmissionReject => "ADMISSION_REJECT\0",
             Status::QueueFull => "QUEUE_FULL\0",
             Status::QueueFullDropLru => "QUEUE_FULL_DROP_LRU\0",

@@ -1,4 +1,7 @@
-//! Model files: a safe reader of GGUF headers and what they say about a model.
+//! Model files: how they are named and found, whether they are the right ones, and what they say about a model.
+//!
+//! A [`ModelReference`] names a model, [`locate`] finds its files on this machine, [`verify_digests`] compares them with
+//! digests that the caller knows. Nothing here downloads anything.
 //!
 //! A model file is untrusted input. llama.cpp's own loader stops the process on many malformed files (assertions,
 //! divisions by zero, endless loops), so a file is judged here first, in safe Rust, and only what passes is handed
@@ -10,18 +13,30 @@
 //!   against everything llama.cpp asserts while loading; what is left is a typed, serializable description.
 
 mod check;
+mod digest;
+mod digest_cache;
 mod gguf;
 mod header;
+mod hub;
 mod info;
+mod locate;
+mod open;
 mod quantization;
+mod reference;
+mod split;
 mod types;
 
 #[cfg(test)]
 mod mutation_tests;
 
+pub use digest::{Digest, HashProgress, hash_file, verify_digests};
+pub use digest_cache::DigestCache;
 pub use gguf::{Array, Gguf, GgufError, Split, StringArray, TensorInfo, Value};
 pub use header::Header;
+pub use hub::{HubCache, HubReference};
 pub use info::{ModelInfo, PerLayer, SsmInfo};
+pub use locate::{ModelFiles, locate};
+pub use reference::{ModelReference, RemoteReference};
 pub use types::GgmlType;
 
 pub(crate) use check::rotates_positions;
