@@ -9,10 +9,11 @@
 use crate::device::{BrokenDevice, ComputeMode, DeviceInfo, Devices, Driver};
 use cudarc::driver::sys::{CUcomputemode, CUdevice, CUdevice_attribute, CUresult, CUuuid};
 use libloading::Library;
-use parking_lot::Mutex;
+use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::fmt::Write;
 use std::ptr;
+use std::sync::OnceLock;
 
 const LIBRARY: &str = "libcuda.so.1";
 
@@ -21,16 +22,16 @@ pub(crate) struct CudaDriver;
 
 impl Driver for CudaDriver {
     fn discover(&self) -> Devices {
-        // Loaded once and never unloaded: the driver does not take that. A library that was missing may come later.
-        static API: Mutex<Option<&'static Api>> = Mutex::new(None);
-        let mut api = API.lock();
-        let api = match *api {
-            Some(api) => api,
-            None => match Api::load() {
-                Ok(loaded) => *api.insert(Box::leak(Box::new(loaded))),
+        // Loaded once and never unloaded: the driver does not take that. A library that was missing may come later. It is
+        // loaded before the cell is locked: a child that is forked meanwhile would find it locked for ever.
+        static API: OnceLock<Api> = OnceLock::new();
+        if API.get().is_none() {
+            match Api::load() {
+                Ok(api) => drop(API.set(api)),
                 Err(reason) => return Devices::absent(reason),
-            },
-        };
+            }
+        }
+        let api = API.get().expect("set above, by this thread or another");
         api.discover().unwrap_or_else(|failure| {
             let Failure { code, reason } = failure;
             Devices::failed(code, reason)
@@ -70,14 +71,17 @@ struct Api {
 impl Api {
     fn load() -> Result<Self, String> {
         // SAFETY: runs the initialisers of NVIDIA's driver library, which are made for being loaded at any time.
-        let library = unsafe { Library::new(LIBRARY) }.map_err(|e| format!("{LIBRARY} cannot be loaded: {e}"))?;
+        let library = unsafe { Library::new(LIBRARY) }.map_err(|e| {
+            // What the system's loader says is one level down.
+            format!("{LIBRARY} cannot be loaded: {}", e.source().map_or_else(|| e.to_string(), ToString::to_string))
+        })?;
         macro_rules! symbol {
             ($name:literal) => {
                 // SAFETY: the field that takes it has the signature that NVIDIA's documentation gives for this name, and
                 // `_library` outlives it.
                 unsafe { library.get(concat!($name, "\0").as_bytes()) }
                     .map(|symbol| *symbol)
-                    .map_err(|e| format!("{LIBRARY} has no {}: {e}", $name))
+                    .map_err(|_| format!("{LIBRARY} has no {}: it is no driver, or older than CUDA 3.2", $name))
             };
         }
         Ok(Self {
