@@ -1,5 +1,6 @@
 //! What can go wrong, and its one mapping to [`Status`] numbers.
 
+use crate::device::DeviceShare;
 use crate::model::{Digest, GgufError};
 use crate::status::Status;
 use std::path::PathBuf;
@@ -64,6 +65,14 @@ pub enum Error {
         /// What was being done and what went wrong.
         message: String,
     },
+    /// GPUs are a must and cannot be used as asked: no working driver, or not enough memory on a device.
+    #[error("{problem}")]
+    Device {
+        /// What is wrong, with the bytes where memory is, and what to do.
+        problem: String,
+        /// Required and available bytes per device, where memory is the problem; else empty.
+        shares: Vec<DeviceShare>,
+    },
     /// The supervisor is stopped or gave up.
     #[error("the supervisor is not running: {0}")]
     Unavailable(String),
@@ -88,6 +97,10 @@ impl Error {
         Self::InvalidParams { what: what.into(), problem: problem.into() }
     }
 
+    pub(crate) fn device(problem: impl Into<String>) -> Self {
+        Self::Device { problem: problem.into(), shares: vec![] }
+    }
+
     /// The status of this error.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -100,6 +113,7 @@ impl Error {
             Self::StaleEngine(_) => Status::StaleEngine,
             Self::Rejected(rejected) => rejected.status,
             Self::Load { status, .. } => *status,
+            Self::Device { .. } => Status::DeviceError,
             Self::Unavailable(_) => Status::PoolUnavailable,
             Self::Busy => Status::Busy,
             Self::Forked => Status::Forked,

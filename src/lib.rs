@@ -41,6 +41,7 @@
 
 mod build_info;
 mod config;
+pub mod device;
 mod error;
 mod event;
 mod event_queue;
@@ -50,6 +51,7 @@ mod heartbeat;
 #[allow(unsafe_code)]
 mod isolation;
 mod job;
+mod machine;
 pub mod model;
 #[allow(unsafe_code)]
 mod native;
@@ -66,6 +68,7 @@ pub use config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, MIN_CTX, SupervisorC
 pub use error::{Error, Rejected, Result};
 pub use event::{Event, Failed, FinishReason, Finished, Restarted, Started, Timings, Token, Usage};
 pub use event_queue::Next;
+pub use machine::{MachineSnapshot, MemoryReading};
 pub use prepare::{FileIdentity, PreparedEngine, prepare};
 pub use request::{Fault, Message, Request};
 pub use status::Status;

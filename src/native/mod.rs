@@ -1,14 +1,17 @@
-//! Safe wrappers over the C++ shim, which is the only door to llama.cpp. All calls into it are here.
+//! Safe wrappers over the C++ shim, which is the only door to llama.cpp. All calls into it are here. Beside it, NVIDIA's
+//! driver, which is asked for its devices.
 //!
 //! Every wrapper is a plain owner: it frees what it made, when it is dropped, in an order that the types enforce.
 
 mod context;
+mod cuda_driver;
 mod error;
 mod log;
 mod model;
 mod sampler;
 
 pub(crate) use context::{Batch, Context, ContextParams, MemoryUse};
+pub(crate) use cuda_driver::CudaDriver;
 pub(crate) use error::{NativeError, NativeStatus};
 pub(crate) use model::{LoadParams, Model, apply_chat_template};
 pub(crate) use sampler::{Sampler, Sampling};
