@@ -57,6 +57,18 @@ pub enum Error {
     /// Refused before queueing.
     #[error(transparent)]
     Rejected(#[from] Rejected),
+    /// It does not fit into the memory there is.
+    #[error("{place}: {required} bytes are required and {available} are available; {advice}")]
+    DoesNotFit {
+        /// `host`, or a device.
+        place: String,
+        /// Bytes that it takes, without what is mapped from the file.
+        required: u64,
+        /// Bytes that there are, after all limits.
+        available: u64,
+        /// What to do.
+        advice: String,
+    },
     /// The model could not be loaded, or a worker could not be made.
     #[error("{message}")]
     Load {
@@ -112,6 +124,7 @@ impl Error {
             Self::Cancelled(_) => Status::Cancelled,
             Self::StaleEngine(_) => Status::StaleEngine,
             Self::Rejected(rejected) => rejected.status,
+            Self::DoesNotFit { .. } => Status::OutOfMemory,
             Self::Load { status, .. } => *status,
             Self::Device { .. } => Status::DeviceError,
             Self::Unavailable(_) => Status::PoolUnavailable,

@@ -1,7 +1,7 @@
 //! Digests of files: [`Digest`], and computing and comparing them.
 
 use super::digest_cache::{DigestCache, Stamp};
-use super::gguf::GgufError;
+use super::gguf::{Gguf, GgufError};
 use super::open::open_regular;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -146,6 +146,20 @@ pub fn verify_digests(
         }
     }
     Ok(())
+}
+
+/// The digest of a file's header: of everything before the weights.
+pub(crate) fn header_digest(path: &Path, header: &Gguf) -> Result<Digest, GgufError> {
+    let io = |source| GgufError::Io { offset: 0, source };
+    let (file, _) = open_regular(path).map_err(io)?;
+    let (mut hasher, mut chunk) = (Sha256::new(), vec![0; 64 << 10]);
+    let mut rest = file.take(header.data_offset());
+    loop {
+        match rest.read(&mut chunk).map_err(io)? {
+            0 => return Ok(Digest::Sha256(hasher.finalize().into())),
+            read => hasher.update(&chunk[..read]),
+        }
+    }
 }
 
 fn open(path: &Path) -> Result<(std::fs::File, Stamp)> {

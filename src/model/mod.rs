@@ -40,6 +40,7 @@ pub use reference::{ModelReference, RemoteReference};
 pub use types::GgmlType;
 
 pub(crate) use check::rotates_positions;
+pub(crate) use digest::header_digest;
 
 use std::path::Path;
 

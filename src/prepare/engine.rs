@@ -1,95 +1,116 @@
 //! [`PreparedEngine`]: the checked configuration of one model on this machine.
 
+use super::choose::Choices;
+use super::files::{FileIdentity, Found};
+use super::memory::MemoryPlan;
+use super::{decide, in_names};
 use crate::build_info::build_info;
-use crate::config::{EngineConfig, from_json};
+use crate::config::{EngineConfig, KvType, from_json};
+use crate::device::{DeviceMask, LayerSplit};
 use crate::error::{Error, Result};
-use crate::model::ModelInfo;
+use crate::machine::MachineSnapshot;
+use crate::model::{Digest, ModelInfo};
 use serde::{Deserialize, Serialize};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Number of the serialized form; another one is refused.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// What [`prepare`](crate::prepare()) decided. Immutable; serializes to JSON and back; cheap to clone and to share.
 ///
 /// One that was deserialized is not trusted: [`Supervisor::start`](crate::Supervisor::start) checks again that it fits
-/// this build and that its file is still the one that was looked at.
+/// this build and this machine, and that its files are still those that were looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct PreparedEngine {
     schema: u32,
-    model: PathBuf,
-    file: FileIdentity,
+    pool_id: String,
+    replica_id: u32,
+    model_id: String,
+    files: Vec<FileIdentity>,
+    digest: Vec<Digest>,
     info: ModelInfo,
     n_ctx: u32,
     n_ubatch: u32,
     threads: u32,
     workers: u32,
     slots: u32,
+    kv_type_k: KvType,
+    kv_type_v: KvType,
+    flash_attention: bool,
+    swa_full: bool,
+    devices: Vec<u32>,
+    device_mask: DeviceMask,
+    require_gpu: bool,
+    n_gpu_layers: u32,
+    split: Option<LayerSplit>,
+    memory: MemoryPlan,
+    memory_limit: Option<u64>,
+    adjustments: Vec<String>,
+    deterministic: bool,
+    seed: Option<u64>,
     use_mmap: bool,
     use_mlock: bool,
+    flags: Vec<String>,
+    machine: MachineSnapshot,
+    llamapen_version: String,
     engine_version: String,
     engine_digest: String,
+    build_flags: Vec<String>,
 }
 
-/// Which file was looked at: enough to notice that another one is in its place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct FileIdentity {
-    /// Size in bytes.
-    pub bytes: u64,
-    /// Time of the last change, in nanoseconds since 1970.
-    pub mtime_ns: i64,
-    /// Inode number.
-    pub inode: u64,
-    /// Device number of the file system.
-    pub device: u64,
-}
-
-impl FileIdentity {
-    pub(super) fn of(path: &Path) -> Result<Self> {
-        let found =
-            path.metadata().map_err(|e| Error::ModelNotFound { path: path.to_owned(), problem: e.to_string() })?;
-        let mtime_ns = found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());
-        Ok(Self { bytes: found.len(), mtime_ns, inode: found.ino(), device: found.dev() })
-    }
-}
-
-pub(super) struct Topology {
-    pub n_ctx: u32,
-    pub n_ubatch: u32,
-    pub threads: u32,
-    pub workers: u32,
-    pub slots: u32,
+/// A pool's name from a model's.
+fn pool_of(model_id: &str) -> String {
+    let name: String = model_id.chars().map(|c| if in_names(c) { c } else { '-' }).take(128).collect();
+    name.trim_start_matches('.').to_owned()
 }
 
 impl PreparedEngine {
-    pub(super) fn new(
-        model: PathBuf,
-        file: FileIdentity,
-        info: ModelInfo,
-        topology: Topology,
-        config: &EngineConfig,
-    ) -> Self {
-        let Topology { n_ctx, n_ubatch, threads, workers, slots } = topology;
-        Self {
+    pub(super) fn new(config: &EngineConfig, machine: &MachineSnapshot, found: &Found, choices: Choices) -> Self {
+        let build = build_info();
+        let device_mask = match choices.devices.is_empty() {
+            true => DeviceMask::None,
+            false => DeviceMask::Indices(choices.devices.clone()),
+        };
+        let mut engine = Self {
             schema: SCHEMA,
-            model,
-            file,
-            info,
-            n_ctx,
-            n_ubatch,
-            threads,
-            workers,
-            slots,
+            pool_id: config.pool_id.clone().unwrap_or_else(|| pool_of(&found.id)),
+            replica_id: config.replica_id,
+            model_id: found.id.clone(),
+            files: found.files.clone(),
+            digest: config.digest.clone(),
+            info: found.header.info().clone(),
+            n_ctx: choices.n_ctx,
+            n_ubatch: choices.n_ubatch,
+            threads: choices.threads,
+            workers: choices.workers,
+            slots: choices.slots,
+            kv_type_k: choices.kv_type_k,
+            kv_type_v: choices.kv_type_v,
+            flash_attention: choices.flash_attention,
+            swa_full: config.swa_full,
+            devices: choices.devices,
+            device_mask,
+            require_gpu: config.require_gpu,
+            n_gpu_layers: choices.n_gpu_layers,
+            split: choices.split,
+            memory: choices.memory,
+            memory_limit: config.memory_limit,
+            adjustments: choices.adjustments,
+            deterministic: config.deterministic,
+            seed: choices.seed,
             use_mmap: config.use_mmap,
             use_mlock: config.use_mlock,
-            engine_version: build_info().llama_cpp_version.into(),
-            engine_digest: build_info().engine_digest.into(),
-        }
+            flags: vec![],
+            machine: machine.clone(),
+            llamapen_version: build.llamapen_version.into(),
+            engine_version: build.llama_cpp_version.into(),
+            engine_digest: build.engine_digest.into(),
+            build_flags: build.flags.iter().map(|&flag| flag.into()).collect(),
+        };
+        engine.flags = engine.config().to_flags();
+        engine
     }
 
     /// Reads what [`to_json`](Self::to_json) wrote. It is checked against this build and this machine when it is started.
@@ -103,16 +124,40 @@ impl PreparedEngine {
         serde_json::to_string(self).expect("plain data with string keys")
     }
 
-    /// Absolute path of the model, without links.
+    /// Name of the pool that runs it.
     #[must_use]
-    pub fn model(&self) -> &Path {
-        &self.model
+    pub fn pool_id(&self) -> &str {
+        &self.pool_id
     }
 
-    /// The file as it was when it was looked at.
+    /// Which of several equal pools it is.
     #[must_use]
-    pub fn file(&self) -> &FileIdentity {
-        &self.file
+    pub fn replica_id(&self) -> u32 {
+        self.replica_id
+    }
+
+    /// What to call the model, see [`ModelFiles::id`](crate::model::ModelFiles::id).
+    #[must_use]
+    pub fn model_id(&self) -> &str {
+        &self.model_id
+    }
+
+    /// Absolute path of the model: of the file that llama.cpp is given, the first of a split model.
+    #[must_use]
+    pub fn model(&self) -> &Path {
+        self.files.first().map_or(Path::new(""), |file| &file.path)
+    }
+
+    /// The model's files as they were when they were looked at, in order.
+    #[must_use]
+    pub fn files(&self) -> &[FileIdentity] {
+        &self.files
+    }
+
+    /// The digests that were given and that the files had, one per file; empty if none was given.
+    #[must_use]
+    pub fn digest(&self) -> &[Digest] {
+        &self.digest
     }
 
     /// What the header says.
@@ -151,6 +196,73 @@ impl PreparedEngine {
         self.slots
     }
 
+    /// Element types of the keys and the values in the KV cache.
+    #[must_use]
+    pub fn kv_types(&self) -> (KvType, KvType) {
+        (self.kv_type_k, self.kv_type_v)
+    }
+
+    /// Whether flash attention is used.
+    #[must_use]
+    pub fn flash_attention(&self) -> bool {
+        self.flash_attention
+    }
+
+    /// Whether layers with a sliding window remember every position.
+    #[must_use]
+    pub fn swa_full(&self) -> bool {
+        self.swa_full
+    }
+
+    /// Indices of the GPUs that are used, the main one first; empty on the CPU.
+    #[must_use]
+    pub fn devices(&self) -> &[u32] {
+        &self.devices
+    }
+
+    /// The same in the form of a configuration.
+    #[must_use]
+    pub fn device_mask(&self) -> &DeviceMask {
+        &self.device_mask
+    }
+
+    /// Layers on GPUs, the output layer counted as one.
+    #[must_use]
+    pub fn n_gpu_layers(&self) -> u32 {
+        self.n_gpu_layers
+    }
+
+    /// How those layers are divided; `None` on the CPU.
+    #[must_use]
+    pub fn split(&self) -> Option<&LayerSplit> {
+        self.split.as_ref()
+    }
+
+    /// What it takes, and where.
+    #[must_use]
+    pub fn memory(&self) -> &MemoryPlan {
+        &self.memory
+    }
+
+    /// What was reduced so that it fits, and why; empty if nothing was. Only what
+    /// [`EngineConfig::shrink`](crate::EngineConfig::shrink) allows, and a context that nobody asked for.
+    #[must_use]
+    pub fn adjustments(&self) -> &[String] {
+        &self.adjustments
+    }
+
+    /// Whether equal requests give equal answers, bit by bit.
+    #[must_use]
+    pub fn deterministic(&self) -> bool {
+        self.deterministic
+    }
+
+    /// Seed of requests that have none; `None`: drawn for each.
+    #[must_use]
+    pub fn seed(&self) -> Option<u64> {
+        self.seed
+    }
+
     /// Whether the weights are mapped from the file.
     #[must_use]
     pub fn use_mmap(&self) -> bool {
@@ -163,15 +275,40 @@ impl PreparedEngine {
         self.use_mlock
     }
 
+    /// Everything that was decided as flags in normal form, which lead to this engine again.
+    #[must_use]
+    pub fn flags(&self) -> &[String] {
+        &self.flags
+    }
+
+    /// The machine that it was prepared for.
+    #[must_use]
+    pub fn machine(&self) -> &MachineSnapshot {
+        &self.machine
+    }
+
+    /// Version of llama.cpp it was prepared for.
+    #[must_use]
+    pub fn engine_version(&self) -> &str {
+        &self.engine_version
+    }
+
     /// Digest of the engine it was prepared for.
     #[must_use]
     pub fn engine_digest(&self) -> &str {
         &self.engine_digest
     }
 
+    /// Flags that the engine was compiled with.
+    #[must_use]
+    pub fn build_flags(&self) -> &[String] {
+        &self.build_flags
+    }
+
     /// Checks that this still fits: it may come from another build, another machine, another day, or a text editor.
     ///
-    /// What the engine would do with it is decided again from the file itself, by `prepare`, and must come out the same.
+    /// What the engine would do with it is decided again, from the files themselves, and must come out the same on the
+    /// machine that it names; and this machine must allow it.
     pub(crate) fn verify(&self) -> Result<()> {
         let stale = |why: String| Err(Error::StaleEngine(why));
         if self.schema != SCHEMA {
@@ -181,28 +318,50 @@ impl PreparedEngine {
         if self.engine_digest != digest {
             return stale(format!("it was prepared for engine {}, this build is {digest}", self.engine_digest));
         }
-        let found = FileIdentity::of(&self.model)?;
-        if found != self.file {
-            return stale(format!("the file {} has changed since", self.model.display()));
+        // By the paths that were found then: a reference may lead elsewhere by now.
+        let paths: Vec<&PathBuf> = self.files.iter().map(|file| &file.path).collect();
+        let found = Found::at(self.model_id.clone(), &paths)?;
+        if let Some((_, changed)) = found.files.iter().zip(&self.files).find(|(now, then)| now != then) {
+            return stale(format!("the file {} has changed since", changed.path.display()));
         }
-        let again = super::prepare(&self.config())?;
+        let config = self.config();
+        let mut again = decide(&config, &self.machine, &found)?;
+        // What was reduced then is asked for now.
+        again.adjustments.clone_from(&self.adjustments);
         if again != *self {
-            return stale(format!("{} or this machine is not what it describes", self.model.display()));
+            return stale(format!("it is not what {} leads to", self.model().display()));
+        }
+        let here = MachineSnapshot::observe();
+        if here != self.machine {
+            let moved = |e: Error| Error::StaleEngine(format!("this machine is not the one it was prepared for: {e}"));
+            decide(&config, &here, &found).map_err(moved)?;
         }
         Ok(())
     }
 
-    /// The configuration that leads to this engine.
+    /// The configuration that leads to this engine, with everything chosen.
     fn config(&self) -> EngineConfig {
-        EngineConfig {
-            model: self.model.clone(),
-            n_ctx: Some(self.n_ctx),
-            n_ubatch: Some(self.n_ubatch),
-            threads: Some(self.threads),
-            workers: Some(self.workers),
-            slots: Some(self.slots),
-            use_mmap: self.use_mmap,
-            use_mlock: self.use_mlock,
-        }
+        let mut config = EngineConfig::new(self.model())
+            .with_n_ctx(self.n_ctx)
+            .with_n_ubatch(self.n_ubatch)
+            .with_threads(self.threads)
+            .with_workers(self.workers)
+            .with_slots(self.slots)
+            .with_kv_types(self.kv_type_k, self.kv_type_v)
+            .with_flash_attention(self.flash_attention)
+            .with_swa_full(self.swa_full)
+            .with_devices(self.device_mask.clone())
+            .with_require_gpu(self.require_gpu)
+            .with_n_gpu_layers(self.n_gpu_layers)
+            .with_deterministic(self.deterministic)
+            .with_mmap(self.use_mmap)
+            .with_mlock(self.use_mlock)
+            .with_pool_id(&self.pool_id)
+            .with_replica_id(self.replica_id);
+        config.digest.clone_from(&self.digest);
+        config.memory_limit = self.memory_limit;
+        config.seed = self.seed;
+        config.tensor_split = self.split.as_ref().filter(|split| split.shares.len() > 1).map(LayerSplit::ratios);
+        config
     }
 }

@@ -1,112 +1,176 @@
 //! `prepare`: decides and checks, and does nothing.
 //!
-//! It reads the header of the model's file and asks the system how many cores there are. It never loads weights,
-//! starts a thread, opens a socket, writes a file or calls llama.cpp; equal input gives equal output.
+//! It reads the header of the model's file and takes the machine as a value. It never loads weights, starts a thread,
+//! opens a socket, writes a file or calls llama.cpp; equal input gives equal output.
 
+mod choose;
 mod engine;
-#[allow(dead_code)]
+mod files;
+mod fit;
 mod memory;
+mod preflight;
+mod render;
+mod steps;
 
-pub use engine::{FileIdentity, PreparedEngine};
+#[cfg(test)]
+mod tests;
 
-use crate::config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, MIN_CTX, in_range};
+pub use engine::PreparedEngine;
+pub use files::FileIdentity;
+pub use memory::{MemoryPlan, PlacePlan};
+pub use preflight::{Check, CheckStatus, Preflight};
+pub use steps::{Plan, Step};
+
+use crate::config::EngineConfig;
 use crate::error::{Error, Result};
-use crate::model::{GgufError, ModelInfo, read_header};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use crate::machine::MachineSnapshot;
+use crate::model::{DigestCache, HashProgress, HubCache, ModelReference, locate, verify_digests};
+use files::Found;
+use std::ops::ControlFlow;
 
-/// Largest context per slot: llama.cpp counts positions in 32 bits, and a cache of more has never been tried.
-const MAX_CTX: u32 = 1 << 24;
-const MAX_UBATCH: u32 = 4096;
-const MAX_SLOTS: u32 = 64;
+/// What accompanies a [`prepare_with`].
+#[derive(Default)]
+#[non_exhaustive]
+pub struct PrepareOptions<'a> {
+    /// Where models named `hf:…` are looked up. Default: as the hub's own tools find it, from the environment.
+    pub hub: Option<HubCache>,
+    /// Digests verified before, so that a large file is not read again. Default: none, so that nothing is written.
+    pub digest_cache: Option<DigestCache>,
+    /// Told how far the check of digests has come; `Break` ends it with `Cancelled`.
+    pub progress: Option<&'a mut dyn FnMut(HashProgress) -> ControlFlow<()>>,
+}
+
+impl<'a> PrepareOptions<'a> {
+    /// Sets [`hub`](Self::hub).
+    #[must_use]
+    pub fn with_hub(mut self, hub: HubCache) -> Self {
+        self.hub = Some(hub);
+        self
+    }
+
+    /// Sets [`digest_cache`](Self::digest_cache).
+    #[must_use]
+    pub fn with_digest_cache(mut self, cache: DigestCache) -> Self {
+        self.digest_cache = Some(cache);
+        self
+    }
+
+    /// Sets [`progress`](Self::progress).
+    #[must_use]
+    pub fn with_progress(mut self, progress: &'a mut dyn FnMut(HashProgress) -> ControlFlow<()>) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    fn locate(&self, config: &EngineConfig) -> Result<Found> {
+        let reference = ModelReference::from_os(&config.model)?;
+        let hub = self.hub.clone().unwrap_or_else(HubCache::from_env);
+        Found::new(locate(&reference, &hub)?)
+    }
+
+    fn verify(&mut self, config: &EngineConfig, found: &Found) -> Result<()> {
+        if config.digest.is_empty() {
+            return Ok(());
+        }
+        let paths: Vec<_> = found.files.iter().map(|file| file.path.clone()).collect();
+        let mut silent = |_| ControlFlow::Continue(());
+        let progress: &mut dyn FnMut(HashProgress) -> ControlFlow<()> = match &mut self.progress {
+            Some(progress) => *progress,
+            None => &mut silent,
+        };
+        verify_digests(&paths, &config.digest, self.digest_cache.as_ref(), progress)?;
+        found.unchanged("its digest was computed")
+    }
+}
 
 /// Checks `config` against its model file and this machine, and chooses what it leaves open.
 ///
 /// # Errors
 /// `ModelNotFound` where there is no readable regular file, `ModelInvalid` where it is no GGUF, is damaged or describes
-/// a model that llama.cpp cannot load safely, `InvalidParams` for values out of range, `Unsupported` for models that
-/// this version does not run.
+/// a model that llama.cpp cannot load safely, `DigestMismatch` where it is another one than was named, `InvalidParams` for
+/// values out of range, `OutOfMemory` where it does not fit, `DeviceError` for GPUs that cannot be used, `Unsupported` for
+/// models that this version does not run.
 pub fn prepare(config: &EngineConfig) -> Result<PreparedEngine> {
-    let path = resolve(&config.model)?;
-    let invalid = |source: GgufError| match source {
-        GgufError::Io { .. } => Error::ModelNotFound { path: config.model.clone(), problem: source.to_string() },
-        _ => Error::ModelInvalid { path: config.model.clone(), source: Arc::new(source) },
-    };
-    let header = read_header(&path).map_err(invalid)?;
-    let info = ModelInfo::from_gguf(&header).map_err(invalid)?;
-    let file = FileIdentity::of(&path)?;
-    generates_text(&info)?;
-
-    let cores = cores();
-    let workers = config.workers.unwrap_or(1);
-    in_range("workers", workers, 1..=cores)?;
-    let threads = config.threads.unwrap_or(cores / workers);
-    in_range("threads", threads, 1..=cores)?;
-    if threads * workers > cores {
-        let problem = format!(
-            "{workers} workers of {threads} threads are {} compute threads, but this process may use {cores} cores; more \
-             threads than cores make decoding collapse. Use at most {} threads per worker",
-            threads * workers,
-            cores / workers
-        );
-        return Err(Error::invalid("threads", problem));
-    }
-    let slots = config.slots.unwrap_or(1);
-    in_range("slots", slots, 1..=MAX_SLOTS)?;
-    let n_ctx = config.n_ctx.unwrap_or_else(|| info.n_ctx_train.clamp(MIN_CTX, DEFAULT_CTX));
-    in_range("n_ctx", n_ctx, MIN_CTX..=MAX_CTX)?;
-    if u64::from(n_ctx) * u64::from(slots) > u64::from(MAX_CTX) {
-        return Err(Error::invalid(
-            "n_ctx",
-            format!("{n_ctx} for each of {slots} slots is more than {MAX_CTX} in all"),
-        ));
-    }
-    if n_ctx > info.n_ctx_train {
-        let problem = format!("{n_ctx} is more than the {} positions this model was trained with", info.n_ctx_train);
-        return Err(Error::invalid("n_ctx", problem));
-    }
-    let n_ubatch = config.n_ubatch.unwrap_or(DEFAULT_UBATCH.min(n_ctx).max(slots));
-    in_range("n_ubatch", n_ubatch, slots..=MAX_UBATCH)?;
-
-    Ok(PreparedEngine::new(path, file, info, engine::Topology { n_ctx, n_ubatch, threads, workers, slots }, config))
+    prepare_on(config, &MachineSnapshot::observe())
 }
 
-/// Cores that this process may use: affinity and the cgroup's CPU quota are respected.
-pub(crate) fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+/// The same for a machine that was observed before, or that is not there: equal `config`, `machine` and file give equal
+/// bytes.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_on(config: &EngineConfig, machine: &MachineSnapshot) -> Result<PreparedEngine> {
+    prepare_with(config, machine, PrepareOptions::default())
 }
 
-fn resolve(path: &Path) -> Result<PathBuf> {
-    let missing = |problem: String| Error::ModelNotFound { path: path.to_owned(), problem };
-    if path.as_os_str().is_empty() {
-        return Err(Error::invalid("model", "the path is empty; name a GGUF file"));
-    }
-    let resolved = path.canonicalize().map_err(|e| missing(e.to_string()))?;
-    let kind = resolved.metadata().map_err(|e| missing(e.to_string()))?;
-    if kind.is_dir() {
-        return Err(missing("is a directory; name the GGUF file in it".into()));
-    }
-    if !kind.is_file() {
-        return Err(missing("is not a regular file".into()));
-    }
-    // llama.cpp and JSON take paths as UTF-8 text.
-    if resolved.to_str().is_none() {
-        return Err(missing("the path is not UTF-8; rename it or link to it under a UTF-8 name".into()));
-    }
-    Ok(resolved)
+/// The same with progress, cancelling, and a cache for digests.
+///
+/// # Errors
+/// As [`prepare`], and `Cancelled`.
+pub fn prepare_with(
+    config: &EngineConfig,
+    machine: &MachineSnapshot,
+    mut options: PrepareOptions<'_>,
+) -> Result<PreparedEngine> {
+    check_names(config)?;
+    let found = options.locate(config)?;
+    let engine = decide(config, machine, &found)?;
+    // Last, because it takes longest.
+    options.verify(config, &found)?;
+    Ok(engine)
 }
 
-/// Refuses what this version could load but not generate with.
-fn generates_text(info: &ModelInfo) -> Result<()> {
-    let refuse = |why: &str| Err(Error::Unsupported(format!("{why}; this version runs text-generating models only")));
-    if info.split.as_ref().is_some_and(|split| split.count > 1) {
-        return refuse("the model is split over several files");
+/// What would be done to run `config`, step by step.
+///
+/// # Errors
+/// As [`prepare`]; given digests are not checked.
+pub fn plan(config: &EngineConfig) -> Result<Plan> {
+    plan_on(config, &MachineSnapshot::observe())
+}
+
+/// The same for a machine that was observed before, or that is not there.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_on(config: &EngineConfig, machine: &MachineSnapshot) -> Result<Plan> {
+    check_names(config)?;
+    let found = PrepareOptions::default().locate(config)?;
+    Ok(Plan::of(&decide(config, machine, &found)?))
+}
+
+/// Looks at everything that running `config` needs, and says what is wrong and what to do about it. Never fails: what
+/// fails is a check.
+///
+/// Other than a [`PreparedEngine`], it tells of this moment: how much memory is free now. Given digests are not checked,
+/// because that reads whole files; [`prepare`] does.
+#[must_use]
+pub fn preflight(config: &EngineConfig) -> Preflight {
+    preflight_on(config, &MachineSnapshot::observe())
+}
+
+/// The same for a machine that was observed before.
+#[must_use]
+pub fn preflight_on(config: &EngineConfig, machine: &MachineSnapshot) -> Preflight {
+    preflight::run(config, machine, &crate::machine::MemoryReading::now())
+}
+
+fn decide(config: &EngineConfig, machine: &MachineSnapshot, found: &Found) -> Result<PreparedEngine> {
+    let choices = choose::choose(config, &found.header, machine, cfg!(feature = "cuda"))?;
+    Ok(PreparedEngine::new(config, machine, found, choices))
+}
+
+/// Names go into logs and file names.
+fn check_names(config: &EngineConfig) -> Result<()> {
+    let Some(name) = &config.pool_id else { return Ok(()) };
+    match !name.is_empty() && name.len() <= 128 && name.chars().all(in_names) && !name.starts_with('.') {
+        true => Ok(()),
+        false => Err(Error::invalid(
+            "pool_id",
+            format!("{name:?} is not 1 to 128 letters, digits, '.', '_' or '-', of which '.' is not the first"),
+        )),
     }
-    if info.causal == Some(false) {
-        return refuse(&format!("a {} model without causal attention is an encoder", info.architecture));
-    }
-    if info.tokenizer_model.as_deref().is_none_or(|kind| kind == "none" || kind == "no_vocab") || info.n_vocab == 0 {
-        return refuse("the file has no vocabulary");
-    }
-    Ok(())
+}
+
+fn in_names(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-".contains(c)
 }

@@ -5,6 +5,7 @@
 
 mod cache;
 mod compute;
+mod devices;
 mod weights;
 
 #[cfg(test)]
@@ -13,6 +14,8 @@ mod tests;
 use crate::model::{GgmlType, Header};
 use cache::Memory;
 use serde::{Deserialize, Serialize};
+
+pub(crate) use devices::{Room, largest_ctx, on_devices};
 
 /// The choices that memory depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]

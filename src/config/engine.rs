@@ -1,0 +1,283 @@
+//! [`EngineConfig`]: which model, and how to run it.
+
+use super::{KvType, from_json};
+use crate::device::{DeviceMask, SplitRatios};
+use crate::error::{Error, Result};
+use crate::model::Digest;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Fewest positions a slot can have: below, a chat template alone does not fit.
+pub const MIN_CTX: u32 = 16;
+/// What a slot gets when nothing is asked for, unless the model was trained with less.
+pub const DEFAULT_CTX: u32 = 4096;
+/// Tokens per micro-batch when nothing is asked for: a cancelled or stopped prefill ends within one.
+pub const DEFAULT_UBATCH: u32 = 256;
+
+/// Which model to run, and how: the input of [`prepare`](crate::prepare()).
+///
+/// What is `None` is chosen by `prepare` and can be read off the [`PreparedEngine`](crate::PreparedEngine). The same
+/// configuration can be written as a builder, as JSON or TOML (with serde), or as flags
+/// ([`from_flags`](Self::from_flags)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct EngineConfig {
+    /// Which model: the path of a GGUF file, or another [`ModelReference`](crate::model::ModelReference).
+    pub model: PathBuf,
+    /// `sha256:…` that the file must have; of a model split over several files, one per file, in order. It is read whole
+    /// and checked. Default: not checked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    pub digest: Vec<Digest>,
+    /// Positions (prompt and generated tokens) that each slot holds. Default: what the model was trained with, at most 4096.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_ctx: Option<u32>,
+    /// Tokens per micro-batch, 1 to 4096. Default: 256. Smaller reacts faster, larger prefills faster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_ubatch: Option<u32>,
+    /// Compute threads of each worker. Default: the cores this process may use, divided by `workers`; hyper-threads of
+    /// one core count once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// Workers on shared weights, each with a context of its own. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// Requests that one worker runs at a time, 1 to 64. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u32>,
+    /// Element type of the keys in the KV cache. Default: `f16`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_type_k: Option<KvType>,
+    /// Element type of the values in the KV cache. Default: `f16`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_type_v: Option<KvType>,
+    /// Flash attention. Default: on, but for models that cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flash_attention: Option<bool>,
+    /// Whether layers with a sliding window remember every position and not only the window. Default: false.
+    #[serde(default)]
+    pub swa_full: bool,
+    /// GPUs that may be used: `auto`, `none`, or indices such as `0,1`. Default: `auto`.
+    #[serde(default)]
+    pub devices: DeviceMask,
+    /// Fail where there is no usable GPU, and never fall back to the CPU. Default: false.
+    #[serde(default)]
+    pub require_gpu: bool,
+    /// Layers on GPUs, the output layer counted as one. Default: all, where there are GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_gpu_layers: Option<u32>,
+    /// How the layers are divided over several GPUs, such as `3,1`. Default: by their memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensor_split: Option<SplitRatios>,
+    /// Bytes of memory that the model may take in all, besides weights mapped from the file. Default: what the machine
+    /// and its limits allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<u64>,
+    /// What `prepare` may reduce where memory does not suffice. Default: nothing, so that it fails.
+    #[serde(default, skip_serializing_if = "Shrink::is_nothing")]
+    pub shrink: Shrink,
+    /// Equal requests give equal answers, bit by bit, also after a restart: one slot per worker, micro-batches of at most
+    /// 63 tokens, flash attention, and a fixed seed for requests without one. Default: false.
+    #[serde(default)]
+    pub deterministic: bool,
+    /// Seed of requests that have none. Default: drawn anew for each; 0 if `deterministic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Map the weights from the file instead of reading them into memory. Default: true.
+    #[serde(default = "yes")]
+    pub use_mmap: bool,
+    /// Lock the weights into memory. Default: false.
+    #[serde(default)]
+    pub use_mlock: bool,
+    /// Name of the pool that will run it, for logs and records: letters, digits, `.`, `_` and `-`. Default: the model's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_id: Option<String>,
+    /// Which of several equal pools it is. Default: 0.
+    #[serde(default)]
+    pub replica_id: u32,
+}
+
+/// What [`prepare`](crate::prepare()) may reduce, and how far, where memory does not suffice. It goes in this order, and
+/// says what it did in [`PreparedEngine::adjustments`](crate::PreparedEngine::adjustments).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct Shrink {
+    /// Element type that the KV cache may go down to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_type: Option<KvType>,
+    /// Slots that must be left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u32>,
+    /// Positions per slot that must be left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_ctx: Option<u32>,
+    /// Layers that must stay on GPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_gpu_layers: Option<u32>,
+}
+
+impl Shrink {
+    /// Whether nothing may be reduced.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Allows `kv_type`.
+    #[must_use]
+    pub fn with_kv_type(mut self, least: KvType) -> Self {
+        self.kv_type = Some(least);
+        self
+    }
+
+    /// Allows fewer slots, down to `least`.
+    #[must_use]
+    pub fn with_slots(mut self, least: u32) -> Self {
+        self.slots = Some(least);
+        self
+    }
+
+    /// Allows a smaller context, down to `least` positions per slot.
+    #[must_use]
+    pub fn with_n_ctx(mut self, least: u32) -> Self {
+        self.n_ctx = Some(least);
+        self
+    }
+
+    /// Allows fewer layers on GPUs, down to `least`.
+    #[must_use]
+    pub fn with_n_gpu_layers(mut self, least: u32) -> Self {
+        self.n_gpu_layers = Some(least);
+        self
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One digest, or a list of them.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Digest>, D::Error> {
+    /// Not an untagged enum, whose errors would not say what is wrong with a digest.
+    struct OneOrMany;
+
+    impl<'de> serde::de::Visitor<'de> for OneOrMany {
+        type Value = Vec<Digest>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a digest, or a list with one digest per file")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            text.split(',').map(|digest| digest.trim().parse().map_err(E::custom)).collect()
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            std::iter::from_fn(|| list.next_element().transpose()).collect()
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(vec![])
+        }
+    }
+    deserializer.deserialize_any(OneOrMany)
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident, $field:ident: $type:ty => $value:expr;)*) => {$(
+        #[doc = concat!("Sets [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+        #[must_use]
+        pub fn $name(mut self, $field: $type) -> Self {
+            self.$field = $value;
+            self
+        }
+    )*};
+}
+
+impl EngineConfig {
+    /// A configuration for the GGUF file at `model`, everything else left to `prepare`.
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            digest: vec![],
+            n_ctx: None,
+            n_ubatch: None,
+            threads: None,
+            workers: None,
+            slots: None,
+            kv_type_k: None,
+            kv_type_v: None,
+            flash_attention: None,
+            swa_full: false,
+            devices: DeviceMask::Auto,
+            require_gpu: false,
+            n_gpu_layers: None,
+            tensor_split: None,
+            memory_limit: None,
+            shrink: Shrink::default(),
+            deterministic: false,
+            seed: None,
+            use_mmap: true,
+            use_mlock: false,
+            pool_id: None,
+            replica_id: 0,
+        }
+    }
+
+    /// Reads a configuration from JSON.
+    pub fn from_json(json: &str) -> Result<Self> {
+        from_json("engine config", json)
+    }
+
+    /// The same configuration for another [`model`](Self::model).
+    #[must_use]
+    pub fn with_model(mut self, model: impl Into<PathBuf>) -> Self {
+        self.model = model.into();
+        self
+    }
+
+    /// Sets [`digest`](Self::digest) to one digest, or to several with commas between them.
+    ///
+    /// # Errors
+    /// `InvalidParams` for what is no digest.
+    pub fn with_digest(mut self, digest: &str) -> Result<Self> {
+        self.digest = digest.split(',').map(|one| one.trim().parse()).collect::<Result<_, Error>>()?;
+        Ok(self)
+    }
+
+    setters! {
+        with_n_ctx, n_ctx: u32 => Some(n_ctx);
+        with_n_ubatch, n_ubatch: u32 => Some(n_ubatch);
+        with_threads, threads: u32 => Some(threads);
+        with_workers, workers: u32 => Some(workers);
+        with_slots, slots: u32 => Some(slots);
+        with_flash_attention, flash_attention: bool => Some(flash_attention);
+        with_swa_full, swa_full: bool => swa_full;
+        with_devices, devices: DeviceMask => devices;
+        with_require_gpu, require_gpu: bool => require_gpu;
+        with_n_gpu_layers, n_gpu_layers: u32 => Some(n_gpu_layers);
+        with_tensor_split, tensor_split: SplitRatios => Some(tensor_split);
+        with_memory_limit, memory_limit: u64 => Some(memory_limit);
+        with_shrink, shrink: Shrink => shrink;
+        with_deterministic, deterministic: bool => deterministic;
+        with_seed, seed: u64 => Some(seed);
+        with_mmap, use_mmap: bool => use_mmap;
+        with_mlock, use_mlock: bool => use_mlock;
+        with_replica_id, replica_id: u32 => replica_id;
+    }
+
+    /// Sets [`kv_type_k`](Self::kv_type_k) and [`kv_type_v`](Self::kv_type_v).
+    #[must_use]
+    pub fn with_kv_types(mut self, keys: KvType, values: KvType) -> Self {
+        (self.kv_type_k, self.kv_type_v) = (Some(keys), Some(values));
+        self
+    }
+
+    /// Sets [`pool_id`](Self::pool_id).
+    #[must_use]
+    pub fn with_pool_id(mut self, pool_id: impl Into<String>) -> Self {
+        self.pool_id = Some(pool_id.into());
+        self
+    }
+}

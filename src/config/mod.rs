@@ -1,0 +1,31 @@
+//! What the caller asks for: configurations with defaults, ranges and names.
+//!
+//! As JSON, unknown keys are refused by name, so that a misspelt option never silently does nothing.
+
+mod engine;
+mod flags;
+mod kv_type;
+mod supervisor;
+
+pub use engine::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, MIN_CTX, Shrink};
+pub use kv_type::KvType;
+pub use supervisor::SupervisorConfig;
+
+use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+
+/// Reads JSON; the error names the text it is about and the place in it.
+pub(crate) fn from_json<T: DeserializeOwned>(what: &str, json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|e| Error::invalid(what, e.to_string()))
+}
+
+/// Refuses a value outside `range`, naming both.
+pub(crate) fn in_range<T>(what: &str, value: T, range: std::ops::RangeInclusive<T>) -> Result<()>
+where
+    T: PartialOrd + std::fmt::Display,
+{
+    match range.contains(&value) {
+        true => Ok(()),
+        false => Err(Error::invalid(what, format!("{value} is not between {} and {}", range.start(), range.end()))),
+    }
+}

@@ -1,0 +1,75 @@
+//! [`SupervisorConfig`]: queue, restarts, limits.
+
+use super::{from_json, in_range};
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How to run it: queue, restarts, limits. Nothing here changes what the model does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct SupervisorConfig {
+    /// Requests that may wait, 1 to 65536. One more is refused with `QUEUE_FULL`. Default: 256.
+    pub queue_capacity: u32,
+    /// Restarts of workers within `restart_window_ms` after which the supervisor gives up. Default: 10.
+    pub max_restarts: u32,
+    /// Length of the sliding window for `max_restarts`, in milliseconds. Default: 60000.
+    pub restart_window_ms: u64,
+    /// A worker whose loop has not turned for this many milliseconds is reported as not ready. Default: 30000.
+    pub stall_limit_ms: u64,
+}
+
+impl Default for SupervisorConfig {
+    fn default() -> Self {
+        Self { queue_capacity: 256, max_restarts: 10, restart_window_ms: 60_000, stall_limit_ms: 30_000 }
+    }
+}
+
+impl SupervisorConfig {
+    /// Reads a configuration from JSON; what is missing takes its default.
+    pub fn from_json(json: &str) -> Result<Self> {
+        from_json("supervisor config", json)
+    }
+
+    /// Sets [`queue_capacity`](Self::queue_capacity).
+    #[must_use]
+    pub fn with_queue_capacity(mut self, requests: u32) -> Self {
+        self.queue_capacity = requests;
+        self
+    }
+
+    /// Sets [`max_restarts`](Self::max_restarts) and its window.
+    #[must_use]
+    pub fn with_restarts(mut self, max: u32, window: Duration) -> Self {
+        self.max_restarts = max;
+        self.restart_window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// Refuses values outside their ranges.
+    pub fn validate(&self) -> Result<()> {
+        in_range("queue_capacity", self.queue_capacity, 1..=65_536)?;
+        in_range("restart_window_ms", self.restart_window_ms, 1..=86_400_000)?;
+        in_range("stall_limit_ms", self.stall_limit_ms, 100..=86_400_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let error = SupervisorConfig::from_json(r#"{"queue": 3}"#).unwrap_err();
+        assert!(error.to_string().contains("`queue`"), "{error}");
+    }
+
+    #[test]
+    fn defaults_and_ranges() {
+        let config = SupervisorConfig::from_json("{}").unwrap();
+        assert_eq!(config, SupervisorConfig::default());
+        let error = config.with_queue_capacity(0).validate().unwrap_err();
+        assert_eq!(error.to_string(), "queue_capacity: 0 is not between 1 and 65536");
+    }
+}

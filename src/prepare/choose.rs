@@ -1,0 +1,200 @@
+//! What `prepare` chooses: context, batches, threads, cache, devices, and whether it fits.
+
+use super::fit::{self, Fitted};
+use super::memory::{Demand, MemoryPlan};
+use crate::config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, in_range};
+use crate::device::{LayerSplit, decide};
+use crate::error::{Error, Result};
+use crate::machine::MachineSnapshot;
+use crate::model::{Header, ModelInfo};
+
+/// Largest context per slot: llama.cpp counts positions in 32 bits, and a cache of more has never been tried.
+const MAX_CTX: u32 = 1 << 24;
+const MAX_UBATCH: u32 = 4096;
+const MAX_SLOTS: u32 = 64;
+/// Longest micro-batch with which prefill and decode give equal bits: from 64 rows on, flash attention on the CPU takes
+/// another path.
+const MAX_EXACT_UBATCH: u32 = 63;
+/// Architectures whose attention llama.cpp's flash attention cannot compute.
+const WITHOUT_FLASH_ATTENTION: &[&str] = &["grok"];
+
+/// Everything that is decided, checked and fitting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Choices {
+    pub n_ctx: u32,
+    pub n_ubatch: u32,
+    pub threads: u32,
+    pub workers: u32,
+    pub slots: u32,
+    pub kv_type_k: KvType,
+    pub kv_type_v: KvType,
+    pub flash_attention: bool,
+    pub seed: Option<u64>,
+    /// Indices of the GPUs that are used, the main one first.
+    pub devices: Vec<u32>,
+    pub device_reason: String,
+    pub n_gpu_layers: u32,
+    pub split: Option<LayerSplit>,
+    pub memory: MemoryPlan,
+    /// What was reduced, and why.
+    pub adjustments: Vec<String>,
+}
+
+/// Chooses what `config` leaves open, for a build with or without `cuda`.
+pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSnapshot, cuda: bool) -> Result<Choices> {
+    let info = model.info();
+    generates_text(info)?;
+    let (workers, threads) = cores(config, machine)?;
+    let slots = slots(config)?;
+    let n_ctx = context(config, info, slots)?;
+    let n_ubatch = micro_batch(config, n_ctx, slots)?;
+    let flash_attention = flash_attention(config, info)?;
+    let (kv_type_k, kv_type_v) = cache_types(config, model, flash_attention)?;
+    let decision = decide(config.require_gpu, &config.devices, &machine.devices, cuda)?;
+    let all_layers = info.n_layer + 1;
+    let n_gpu_layers = match (decision.devices.is_empty(), config.n_gpu_layers) {
+        (true, Some(layers)) if layers > 0 && !matches!(config.devices, crate::device::DeviceMask::None) => {
+            let problem = format!("{layers} layers on GPUs, but none is used: {}", decision.reason);
+            return Err(Error::invalid("n_gpu_layers", problem));
+        }
+        (true, _) => 0,
+        // More than there are means all, as llama.cpp's users are used to say.
+        (false, layers) => layers.unwrap_or(all_layers).min(all_layers),
+    };
+    if config.require_gpu && n_gpu_layers < all_layers {
+        let problem = format!("{n_gpu_layers} of {all_layers} layers on GPUs contradict require_gpu");
+        return Err(Error::invalid("n_gpu_layers", problem));
+    }
+    let demand = Demand {
+        n_ctx,
+        n_ubatch,
+        slots,
+        workers,
+        flash_attention,
+        kv_type_k: kv_type_k.ggml(),
+        kv_type_v: kv_type_v.ggml(),
+        swa_full: config.swa_full,
+        use_mmap: config.use_mmap,
+    };
+    let wanted = fit::Wanted { demand, kv_types: (kv_type_k, kv_type_v), devices: decision.devices.clone(), n_gpu_layers };
+    let Fitted { demand, kv_types, n_gpu_layers, memory, split, adjustments } = fit::fit(config, model, machine, wanted)?;
+    Ok(Choices {
+        n_ctx: demand.n_ctx,
+        // Fewer slots or positions may leave less for a batch to hold.
+        n_ubatch: demand.n_ubatch,
+        threads,
+        workers,
+        slots: demand.slots,
+        kv_type_k: kv_types.0,
+        kv_type_v: kv_types.1,
+        flash_attention,
+        seed: config.seed.or(config.deterministic.then_some(0)),
+        devices: if n_gpu_layers == 0 { vec![] } else { decision.devices },
+        device_reason: decision.reason,
+        n_gpu_layers,
+        split,
+        memory,
+        adjustments,
+    })
+}
+
+/// Refuses what this version could load but not generate with.
+fn generates_text(info: &ModelInfo) -> Result<()> {
+    let refuse = |why: &str| Err(Error::Unsupported(format!("{why}; this version runs text-generating models only")));
+    if info.causal == Some(false) {
+        return refuse(&format!("a {} model without causal attention is an encoder", info.architecture));
+    }
+    if info.tokenizer_model.as_deref().is_none_or(|kind| kind == "none" || kind == "no_vocab") || info.n_vocab == 0 {
+        return refuse("the file has no vocabulary");
+    }
+    Ok(())
+}
+
+/// Workers, and compute threads of each: by default one per core, at most one per logical CPU.
+fn cores(config: &EngineConfig, machine: &MachineSnapshot) -> Result<(u32, u32)> {
+    let cpus = machine.cpus();
+    let workers = config.workers.unwrap_or(1);
+    in_range("workers", workers, 1..=cpus)?;
+    let threads = config.threads.unwrap_or((machine.cores() / workers).max(1));
+    in_range("threads", threads, 1..=cpus)?;
+    if threads * workers > cpus {
+        let problem = format!(
+            "{workers} workers of {threads} threads are {} compute threads, but this process may use {cpus} cores; more \
+             threads than cores make decoding collapse. Use at most {} threads per worker",
+            threads * workers,
+            cpus / workers
+        );
+        return Err(Error::invalid("threads", problem));
+    }
+    Ok((workers, threads))
+}
+
+fn slots(config: &EngineConfig) -> Result<u32> {
+    let slots = config.slots.unwrap_or(1);
+    in_range("slots", slots, 1..=MAX_SLOTS)?;
+    if config.deterministic && slots > 1 {
+        let problem = format!("{slots} slots decode together, which deterministic excludes; use 1, other requests wait");
+        return Err(Error::invalid("slots", problem));
+    }
+    Ok(slots)
+}
+
+fn context(config: &EngineConfig, info: &ModelInfo, slots: u32) -> Result<u32> {
+    let n_ctx = config.n_ctx.unwrap_or_else(|| info.n_ctx_train.clamp(MIN_CTX, DEFAULT_CTX));
+    in_range("n_ctx", n_ctx, MIN_CTX..=MAX_CTX)?;
+    if u64::from(n_ctx) * u64::from(slots) > u64::from(MAX_CTX) {
+        let problem = format!("{n_ctx} for each of {slots} slots is more than {MAX_CTX} in all");
+        return Err(Error::invalid("n_ctx", problem));
+    }
+    if n_ctx > info.n_ctx_train {
+        let problem = format!("{n_ctx} is more than the {} positions this model was trained with", info.n_ctx_train);
+        return Err(Error::invalid("n_ctx", problem));
+    }
+    Ok(n_ctx)
+}
+
+fn micro_batch(config: &EngineConfig, n_ctx: u32, slots: u32) -> Result<u32> {
+    let most = if config.deterministic { MAX_EXACT_UBATCH } else { MAX_UBATCH };
+    let n_ubatch = config.n_ubatch.unwrap_or(DEFAULT_UBATCH.min(most).min(n_ctx).max(slots));
+    in_range("n_ubatch", n_ubatch, slots..=most)?;
+    Ok(n_ubatch)
+}
+
+fn flash_attention(config: &EngineConfig, info: &ModelInfo) -> Result<bool> {
+    let possible = !WITHOUT_FLASH_ATTENTION.contains(&info.architecture.as_str());
+    match (config.flash_attention, possible) {
+        (Some(true), false) => {
+            Err(Error::invalid("flash_attention", format!("a {} model cannot be run with it", info.architecture)))
+        }
+        (Some(false), _) if config.deterministic => {
+            Err(Error::invalid("flash_attention", "deterministic needs it: without, batches of other sizes give other bits"))
+        }
+        (wanted, possible) => Ok(wanted.unwrap_or(possible)),
+    }
+}
+
+fn cache_types(config: &EngineConfig, model: &Header, flash_attention: bool) -> Result<(KvType, KvType)> {
+    let (k, v) = (config.kv_type_k.unwrap_or_default(), config.kv_type_v.unwrap_or_default());
+    check_cache_types(model, flash_attention, k, v)?;
+    Ok((k, v))
+}
+
+/// What llama.cpp demands of the types of the cache.
+pub(super) fn check_cache_types(model: &Header, flash_attention: bool, k: KvType, v: KvType) -> Result<()> {
+    let info = model.info();
+    if v.ggml().is_quantized() && !flash_attention {
+        return Err(Error::invalid("kv_type_v", format!("{v} needs flash attention")));
+    }
+    for (what, kind, head) in [("kv_type_k", k, info.n_embd_head_k), ("kv_type_v", v, info.n_embd_head_v)] {
+        let block = kind.ggml().block_elements();
+        if !u64::from(head).is_multiple_of(block) {
+            let problem = format!("{kind} has blocks of {block} elements, which do not divide this model's heads of {head}");
+            return Err(Error::invalid(what, problem));
+        }
+    }
+    let latent = model.u32("attention.key_length_mla").is_some_and(|n| n > 0);
+    if latent && k != v {
+        return Err(Error::invalid("kv_type_v", format!("{v} differs from {k}, but this model keeps both in one")));
+    }
+    Ok(())
+}

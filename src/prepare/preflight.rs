@@ -1,0 +1,229 @@
+//! [`Preflight`]: what running a model needs, checked, with a remedy for whatever is missing.
+
+use super::files::Found;
+use super::{PrepareOptions, PreparedEngine, check_names, decide};
+use crate::build_info::{BuildInfo, build_info};
+use crate::config::EngineConfig;
+use crate::device::DriverState;
+use crate::error::{Error, Result};
+use crate::machine::{MachineSnapshot, MemoryReading};
+use serde::{Deserialize, Serialize};
+
+/// A report on everything that running a model needs. Printing it gives lines for people; it serializes for machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Preflight {
+    /// The checks, in the order in which they depend on each other.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Check {
+    /// Which one, such as `cpu_features`; names keep their meaning.
+    pub name: String,
+    /// What came of it.
+    pub status: CheckStatus,
+    /// What was found.
+    pub message: String,
+    /// What to do; present for everything that did not pass.
+    pub remedy: Option<String>,
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CheckStatus {
+    /// As it should be.
+    Pass,
+    /// It will run, with a drawback.
+    Warn,
+    /// It will not run.
+    Fail,
+}
+
+impl Preflight {
+    /// The worst status of any check.
+    #[must_use]
+    pub fn status(&self) -> CheckStatus {
+        self.checks.iter().map(|check| check.status).max().unwrap_or(CheckStatus::Pass)
+    }
+
+    /// The check of this name, if it was made: what depends on something that failed is not.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Check> {
+        self.checks.iter().find(|check| check.name == name)
+    }
+
+    /// The whole of it as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("plain data with string keys")
+    }
+
+    fn push(&mut self, name: &str, status: CheckStatus, message: impl Into<String>, remedy: Option<&str>) {
+        let remedy = remedy.map(Into::into);
+        self.checks.push(Check { name: name.into(), status, message: message.into(), remedy });
+    }
+
+    fn pass(&mut self, name: &str, message: impl Into<String>) {
+        self.push(name, CheckStatus::Pass, message, None);
+    }
+
+    fn warn(&mut self, name: &str, message: impl Into<String>, remedy: &str) {
+        self.push(name, CheckStatus::Warn, message, Some(remedy));
+    }
+
+    fn fail(&mut self, name: &str, message: impl Into<String>, remedy: &str) {
+        self.push(name, CheckStatus::Fail, message, Some(remedy));
+    }
+
+    /// What a step gave, or a failed check.
+    fn take<T>(&mut self, name: &str, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.fail(name, error.to_string(), remedy(&error))).ok()
+    }
+}
+
+/// What to do about an error, where its own text does not say it already.
+fn remedy(error: &Error) -> &'static str {
+    match error {
+        Error::ModelNotFound { .. } => "name a GGUF file that this user can read, or a folder with one in it",
+        Error::ModelInvalid { .. } => "fetch the file again and compare its digest; if it is the original, it needs another version",
+        Error::DoesNotFit { .. } => "make it smaller as said, raise the limit, or run it on a machine with more memory",
+        Error::Unsupported(_) => "use another model or another build",
+        Error::Device { .. } => "make the GPU usable, or allow the CPU",
+        _ => "change the value as said",
+    }
+}
+
+pub(super) fn run(config: &EngineConfig, machine: &MachineSnapshot, memory: &MemoryReading) -> Preflight {
+    let mut report = Preflight { checks: vec![] };
+    cpu(&mut report, machine, &build_info());
+    if let Some(found) = report.take("model", check_names(config).and_then(|()| PrepareOptions::default().locate(config))) {
+        model(&mut report, config, &found);
+        // What the machine has is judged by the plan; without one there is nothing to compare it with.
+        if let Some(engine) = report.take("plan", decide(config, machine, &found)) {
+            plan(&mut report, &engine);
+            free_memory(&mut report, &engine, memory);
+            locked_memory(&mut report, &engine);
+        }
+    }
+    gpu(&mut report, config, machine);
+    report
+}
+
+fn cpu(report: &mut Preflight, machine: &MachineSnapshot, build: &BuildInfo) {
+    let missing = machine.missing_cpu_features(build);
+    let name = machine.cpu_model.as_deref().unwrap_or("this CPU");
+    if !missing.is_empty() {
+        let message = format!("the library uses {}, which {name} lacks: it would end in an illegal instruction", missing.join(", "));
+        report.fail("cpu_features", message, "build the library for this CPU: LLAMAPEN_TARGET_CPU=native here, or a lower level");
+    } else if machine.cpu_features.is_none() {
+        report.warn("cpu_features", "this system does not tell what its CPU can do", "try it; an illegal instruction means no");
+    } else {
+        report.pass("cpu_features", format!("{name} has all that the library uses ({})", build.target_cpu));
+    }
+    let (cores, cpus) = (machine.cores(), machine.cpus());
+    let of = match machine.cpu_quota_millis {
+        Some(millis) => format!(", by a quota of {}.{:03} CPUs", millis / 1000, millis % 1000),
+        None => String::new(),
+    };
+    report.pass("cores", format!("{cores} cores, {cpus} logical CPUs may be used{of}"));
+}
+
+fn model(report: &mut Preflight, config: &EngineConfig, found: &Found) {
+    let (info, files) = (found.header.info(), &found.files);
+    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    let parts = if files.len() > 1 { format!(" in {} files", files.len()) } else { String::new() };
+    report.pass("model", format!("{}: {bytes} bytes{parts}, readable and complete", files[0].path.display()));
+    let quantization = &info.quantization;
+    report.pass("header", format!("{} {quantization}, GGUF version {}, sound", info.architecture, info.gguf_version));
+    match config.digest.len() {
+        0 => report.warn("digest", "no digest is given: nothing says that this is the right file", "give its sha256"),
+        n if n == files.len() => report.pass("digest", "given; prepare() compares it"),
+        n => report.fail("digest", format!("{n} digests for {} files", files.len()), "give one per file, in order"),
+    }
+    match info.chat_template {
+        Some(_) => report.pass("chat_template", "the file has one"),
+        None => report.warn("chat_template", "the file has none: requests with messages are refused", "send prompts"),
+    }
+}
+
+fn plan(report: &mut Preflight, engine: &PreparedEngine) {
+    let (memory, host) = (engine.memory(), engine.memory().host());
+    let resident = host.resident();
+    match host.capacity {
+        Some(capacity) => report.pass("plan", format!("{resident} bytes of {capacity} that this process may have")),
+        None => report.warn("plan", format!("{resident} bytes; how much there is, is unknown"), "see that there is as much"),
+    }
+    if let Some(capacity) = host.capacity.filter(|&capacity| host.total() > capacity) {
+        let message = format!("with the weights mapped from the file {} bytes are used, of {capacity}", host.total());
+        report.warn("mapped_weights", message, "expect the weights to be read from disk again and again; use a smaller model");
+    }
+    for adjusted in engine.adjustments() {
+        report.warn("adjusted", adjusted, "ask for less, or allow less to be reduced");
+    }
+    for estimate in &memory.estimates {
+        report.warn("estimate", estimate, "leave some memory free");
+    }
+}
+
+fn free_memory(report: &mut Preflight, engine: &PreparedEngine, memory: &MemoryReading) {
+    let host = engine.memory().host();
+    let Some(free) = memory.free_bytes() else {
+        return report.warn("free_memory", "how much is free is unknown", "see that there is enough");
+    };
+    if host.resident() > free {
+        let message = format!("{} bytes are needed and {free} are free now", host.resident());
+        report.fail("free_memory", message, "end other programs, or use a shorter context or a smaller model");
+    } else if host.total() > free {
+        let message = format!("{} bytes with the mapped weights, and {free} are free now", host.total());
+        report.warn("free_memory", message, "expect weights to be read again from disk, or end other programs");
+    } else {
+        report.pass("free_memory", format!("{} bytes of {free} that are free now", host.total()));
+    }
+}
+
+fn locked_memory(report: &mut Preflight, engine: &PreparedEngine) {
+    if !engine.use_mlock() {
+        return;
+    }
+    let host = engine.memory().host();
+    let locked = host.weights + host.weights_mapped;
+    match engine.machine().memlock_limit_bytes {
+        Some(limit) if locked > limit => {
+            let message = format!("{locked} bytes are to be locked, {limit} may be (RLIMIT_MEMLOCK)");
+            report.warn("locked_memory", message, "raise the limit (ulimit -l), or leave use_mlock out: weights stay unlocked");
+        }
+        _ => report.pass("locked_memory", format!("{locked} bytes may be locked")),
+    }
+}
+
+fn gpu(report: &mut Preflight, config: &EngineConfig, machine: &MachineSnapshot) {
+    let (devices, built) = (&machine.devices, cfg!(feature = "cuda"));
+    let names: Vec<_> = devices.devices.iter().map(|d| format!("GPU{} {} ({} bytes)", d.index, d.name, d.total_bytes)).collect();
+    match (&devices.driver, built) {
+        (DriverState::Present { version }, true) => {
+            let version = format!("{}.{}", version / 1000, version % 1000 / 10);
+            report.pass("driver", format!("for CUDA {version}: {}", names.join(", ")));
+        }
+        (DriverState::Present { .. }, false) if !names.is_empty() => {
+            report.warn("driver", format!("this build cannot use {}", names.join(", ")), "build with the feature `cuda`");
+        }
+        (DriverState::Failed { reason, .. }, true) => report.warn("driver", reason, "mend the driver, or use the CPU"),
+        _ => {}
+    }
+    for broken in &devices.broken {
+        report.warn("driver", format!("GPU{}: {}", broken.index, broken.reason), "see what the driver says of it");
+    }
+    match crate::device::decide(config.require_gpu, &config.devices, devices, built) {
+        Ok(decision) => report.pass("devices", decision.reason),
+        // The plan has failed of the same.
+        Err(_) if report.get("plan").is_some_and(|check| check.status == CheckStatus::Fail) => {}
+        Err(error) => report.fail("devices", error.to_string(), remedy(&error)),
+    }
+}
