@@ -166,6 +166,10 @@ mod tests {
         let [entry] = &case.entries()[..] else { panic!("{:?}", case.entries()) };
         assert_eq!(fs::metadata(entry).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(&case.cache.folder).unwrap().permissions().mode() & 0o777, 0o700);
+        let digest = case.cache.find(&case.file).unwrap();
+        let break_off = &mut |_| ControlFlow::Break(());
+        let error = verify_digests(std::slice::from_ref(&case.file), &[digest], Some(&case.cache), break_off);
+        assert!(matches!(error, Err(Error::Cancelled(_))), "{error:?}");
         // By a link it is the same file.
         let link = case.dir.path().join("link");
         std::os::unix::fs::symlink(&case.file, &link).unwrap();
@@ -219,7 +223,7 @@ mod tests {
         let entry = case.entries().remove(0);
         let good = fs::read_to_string(&entry).unwrap();
         let wrong_path = good.replace("m.gguf", "n.gguf");
-        let more = good.replace('{', r#"{"more":1,"#);
+        let more = good.replacen('{', r#"{"more":1,"#, 1);
         let no_algorithm = good.replace("sha256:", "");
         for broken in ["", "{}", "null", "\u{0}", &good[..good.len() - 1], &wrong_path, &more, &no_algorithm] {
             assert_ne!(broken, good);
