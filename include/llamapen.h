@@ -92,6 +92,11 @@
 #define LLAMAPEN_STATUS_STALE_ENGINE 107
 
 /**
+ * A file of the model does not have the digest that was given for it.
+ */
+#define LLAMAPEN_STATUS_DIGEST_MISMATCH 108
+
+/**
  * Refused before queueing, for a reason that no other status names.
  */
 #define LLAMAPEN_STATUS_ADMISSION_REJECT 200

@@ -12,7 +12,7 @@ use std::time::Instant;
 pub(crate) struct Job {
     pub id: u64,
     pub request: Request,
-    /// The request's seed, or the one drawn for it.
+    /// The request's seed, the engine's, or the one drawn for it.
     pub seed: u64,
     pub submitted: Instant,
     pub events: EventQueue,
@@ -21,8 +21,9 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(id: u64, request: Request, queue: Weak<Queue>) -> Self {
-        let seed = request.seed.unwrap_or_else(draw_seed);
+    /// `seed` is for a request that has none; without one, it is drawn.
+    pub(crate) fn new(id: u64, request: Request, seed: Option<u64>, queue: Weak<Queue>) -> Self {
+        let seed = request.seed.or(seed).unwrap_or_else(draw_seed);
         let (submitted, process) = (Instant::now(), Process::current());
         Self { id, request, seed, submitted, events: EventQueue::default(), queue, process }
     }

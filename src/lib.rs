@@ -64,12 +64,15 @@ mod supervisor;
 mod worker;
 
 pub use build_info::{BuildInfo, build_info};
-pub use config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, MIN_CTX, SupervisorConfig};
+pub use config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, Shrink, SupervisorConfig};
 pub use error::{Error, Rejected, Result};
 pub use event::{Event, Failed, FinishReason, Finished, Restarted, Started, Timings, Token, Usage};
 pub use event_queue::Next;
 pub use machine::{MachineSnapshot, MemoryReading};
-pub use prepare::{FileIdentity, PreparedEngine, prepare};
+pub use prepare::{
+    Check, CheckStatus, FileIdentity, MemoryPlan, PlacePlan, Plan, Preflight, PrepareOptions, PreparedEngine, Step,
+    plan, plan_on, preflight, preflight_on, prepare, prepare_on, prepare_with,
+};
 pub use request::{Fault, Message, Request};
 pub use status::Status;
 pub use stream::{Canceller, Completion, TokenStream};

@@ -67,7 +67,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("-b", "there is one batch size: use --n-ubatch"),
     ("--batch-size", "there is one batch size: use --n-ubatch"),
     ("-hf", "name the model as hf:org/repo@revision/file; it is looked up in the local hub cache and never downloaded"),
-    ("--hf-repo", "name the model as hf:org/repo@revision/file; it is looked up in the local hub cache and never downloaded"),
+    (
+        "--hf-repo",
+        "name the model as hf:org/repo@revision/file; it is looked up in the local hub cache and never downloaded",
+    ),
     ("--host", "there is no server and no port"),
     ("--port", "there is no server and no port"),
     ("--temp", "sampling belongs to a request"),
@@ -248,7 +251,8 @@ mod tests {
         for flags in ["-ngl 7", "--ngl 7", "--gpu-layers 7", "--n-gpu-layers=7", "--n_gpu_layers 7", "-ngl=7"] {
             assert_eq!(read(&format!("-m m {flags}")).unwrap(), EngineConfig::new("m").with_n_gpu_layers(7), "{flags}");
         }
-        let many = read("--model m -c 512 -ub 64 -t 2 -np 3 -ctk q8_0 -ctv q8_0 -fa on -dev none --no-mmap --mlock -s 5");
+        let many =
+            read("--model m -c 512 -ub 64 -t 2 -np 3 -ctk q8_0 -ctv q8_0 -fa on -dev none --no-mmap --mlock -s 5");
         let expected = EngineConfig::new("m")
             .with_n_ctx(512)
             .with_n_ubatch(64)
@@ -329,10 +333,12 @@ mod tests {
 
     #[test]
     fn json_and_toml_are_the_same_configuration() {
-        let config = EngineConfig::new("m").with_n_ctx(512).with_shrink(Shrink::default().with_slots(1)).with_mmap(false);
+        let config =
+            EngineConfig::new("m").with_n_ctx(512).with_shrink(Shrink::default().with_slots(1)).with_mmap(false);
         let json = r#"{"model": "m", "n_ctx": 512, "shrink": {"slots": 1}, "use_mmap": false, "threads": null}"#;
         assert_eq!(EngineConfig::from_json(json).unwrap(), config);
-        let toml: EngineConfig = toml::from_str("model = 'm'\nn_ctx = 512\nuse_mmap = false\n[shrink]\nslots = 1").unwrap();
+        let toml: EngineConfig =
+            toml::from_str("model = 'm'\nn_ctx = 512\nuse_mmap = false\n[shrink]\nslots = 1").unwrap();
         assert_eq!(toml, config);
         let digest = format!("sha256:{}", "a".repeat(64));
         let one = EngineConfig::from_json(&format!(r#"{{"model": "m", "digest": "{digest}"}}"#)).unwrap();

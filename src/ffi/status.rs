@@ -28,6 +28,8 @@ pub const LLAMAPEN_STATUS_MODEL_NOT_FOUND: i32 = 105;
 pub const LLAMAPEN_STATUS_MODEL_INVALID: i32 = 106;
 /// A serialized PreparedEngine does not fit this build, this machine or its file any more.
 pub const LLAMAPEN_STATUS_STALE_ENGINE: i32 = 107;
+/// A file of the model does not have the digest that was given for it.
+pub const LLAMAPEN_STATUS_DIGEST_MISMATCH: i32 = 108;
 /// Refused before queueing, for a reason that no other status names.
 pub const LLAMAPEN_STATUS_ADMISSION_REJECT: i32 = 200;
 /// The queue is full.

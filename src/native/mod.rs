@@ -10,7 +10,9 @@ mod log;
 mod model;
 mod sampler;
 
-pub(crate) use context::{Batch, Context, ContextParams, MemoryUse};
+#[cfg(test)]
+pub(crate) use context::MemoryUse;
+pub(crate) use context::{Batch, Context, ContextParams};
 pub(crate) use cuda_driver::CudaDriver;
 pub(crate) use error::{NativeError, NativeStatus};
 pub(crate) use model::{LoadParams, Model, apply_chat_template};

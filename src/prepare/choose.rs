@@ -3,7 +3,7 @@
 use super::fit::{self, Fitted};
 use super::memory::{Demand, MemoryPlan};
 use crate::config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, in_range};
-use crate::device::{LayerSplit, decide};
+use crate::device::{GpuPolicy, LayerSplit, decide};
 use crate::error::{Error, Result};
 use crate::machine::MachineSnapshot;
 use crate::model::{Header, ModelInfo};
@@ -50,7 +50,7 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
     let n_ubatch = micro_batch(config, n_ctx, slots)?;
     let flash_attention = flash_attention(config, info)?;
     let (kv_type_k, kv_type_v) = cache_types(config, model, flash_attention)?;
-    let decision = decide(config.require_gpu, &config.devices, &machine.devices, cuda)?;
+    let decision = decide(policy(config), &config.devices, &machine.devices, cuda)?;
     let all_layers = info.n_layer + 1;
     let n_gpu_layers = match (decision.devices.is_empty(), config.n_gpu_layers) {
         (true, Some(layers)) if layers > 0 && !matches!(config.devices, crate::device::DeviceMask::None) => {
@@ -76,8 +76,10 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         swa_full: config.swa_full,
         use_mmap: config.use_mmap,
     };
-    let wanted = fit::Wanted { demand, kv_types: (kv_type_k, kv_type_v), devices: decision.devices.clone(), n_gpu_layers };
-    let Fitted { demand, kv_types, n_gpu_layers, memory, split, adjustments } = fit::fit(config, model, machine, wanted)?;
+    let wanted =
+        fit::Wanted { demand, kv_types: (kv_type_k, kv_type_v), devices: decision.devices.clone(), n_gpu_layers };
+    let Fitted { demand, kv_types, n_gpu_layers, memory, split, adjustments } =
+        fit::fit(config, model, machine, wanted)?;
     Ok(Choices {
         n_ctx: demand.n_ctx,
         // Fewer slots or positions may leave less for a batch to hold.
@@ -96,6 +98,11 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         memory,
         adjustments,
     })
+}
+
+/// Whether a GPU is a must.
+pub(super) fn policy(config: &EngineConfig) -> GpuPolicy {
+    if config.require_gpu { GpuPolicy::Require } else { GpuPolicy::Auto }
 }
 
 /// Refuses what this version could load but not generate with.
@@ -133,7 +140,8 @@ fn slots(config: &EngineConfig) -> Result<u32> {
     let slots = config.slots.unwrap_or(1);
     in_range("slots", slots, 1..=MAX_SLOTS)?;
     if config.deterministic && slots > 1 {
-        let problem = format!("{slots} slots decode together, which deterministic excludes; use 1, other requests wait");
+        let problem =
+            format!("{slots} slots decode together, which deterministic excludes; use 1, other requests wait");
         return Err(Error::invalid("slots", problem));
     }
     Ok(slots)
@@ -166,9 +174,10 @@ fn flash_attention(config: &EngineConfig, info: &ModelInfo) -> Result<bool> {
         (Some(true), false) => {
             Err(Error::invalid("flash_attention", format!("a {} model cannot be run with it", info.architecture)))
         }
-        (Some(false), _) if config.deterministic => {
-            Err(Error::invalid("flash_attention", "deterministic needs it: without, batches of other sizes give other bits"))
-        }
+        (Some(false), _) if config.deterministic => Err(Error::invalid(
+            "flash_attention",
+            "deterministic needs it: without, batches of other sizes give other bits",
+        )),
         (wanted, possible) => Ok(wanted.unwrap_or(possible)),
     }
 }
@@ -188,7 +197,8 @@ pub(super) fn check_cache_types(model: &Header, flash_attention: bool, k: KvType
     for (what, kind, head) in [("kv_type_k", k, info.n_embd_head_k), ("kv_type_v", v, info.n_embd_head_v)] {
         let block = kind.ggml().block_elements();
         if !u64::from(head).is_multiple_of(block) {
-            let problem = format!("{kind} has blocks of {block} elements, which do not divide this model's heads of {head}");
+            let problem =
+                format!("{kind} has blocks of {block} elements, which do not divide this model's heads of {head}");
             return Err(Error::invalid(what, problem));
         }
     }

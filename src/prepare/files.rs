@@ -64,7 +64,8 @@ impl Found {
     pub(super) fn unchanged(&self, meanwhile: &str) -> Result<()> {
         for file in &self.files {
             let now = stat(&file.path)?;
-            if (now.len(), mtime_ns(&now), now.ino(), now.dev()) != (file.bytes, file.mtime_ns, file.inode, file.device) {
+            if (now.len(), mtime_ns(&now), now.ino(), now.dev()) != (file.bytes, file.mtime_ns, file.inode, file.device)
+            {
                 let problem = format!("changed while {meanwhile}; try again when it is complete");
                 return Err(Error::ModelNotFound { path: file.path.clone(), problem });
             }

@@ -52,7 +52,8 @@ type Plan = (MemoryPlan, Option<LayerSplit>);
 
 impl Fitter<'_> {
     fn run(&mut self) -> Result<Plan> {
-        let steps = [Self::cap_context, Self::reduce_types, Self::reduce_slots, Self::reduce_context, Self::reduce_layers];
+        let steps =
+            [Self::cap_context, Self::reduce_types, Self::reduce_slots, Self::reduce_context, Self::reduce_layers];
         let mut problem = match self.plan() {
             Ok(plan) => return Ok(plan),
             Err(problem) => problem,
@@ -82,9 +83,12 @@ impl Fitter<'_> {
         memory.places[0].capacity = capacity;
         let required = memory.host().resident();
         match capacity {
-            Some(available) if required > available => {
-                Err(Error::DoesNotFit { place: memory.host().place.clone(), required, available, advice: self.advice() })
-            }
+            Some(available) if required > available => Err(Error::DoesNotFit {
+                place: memory.host().place.clone(),
+                required,
+                available,
+                advice: self.advice(),
+            }),
             _ => Ok((memory, split)),
         }
     }

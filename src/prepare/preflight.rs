@@ -92,7 +92,9 @@ impl Preflight {
 fn remedy(error: &Error) -> &'static str {
     match error {
         Error::ModelNotFound { .. } => "name a GGUF file that this user can read, or a folder with one in it",
-        Error::ModelInvalid { .. } => "fetch the file again and compare its digest; if it is the original, it needs another version",
+        Error::ModelInvalid { .. } => {
+            "fetch the file again and compare its digest; if it is the original, it needs another version"
+        }
         Error::DoesNotFit { .. } => "make it smaller as said, raise the limit, or run it on a machine with more memory",
         Error::Unsupported(_) => "use another model or another build",
         Error::Device { .. } => "make the GPU usable, or allow the CPU",
@@ -103,7 +105,9 @@ fn remedy(error: &Error) -> &'static str {
 pub(super) fn run(config: &EngineConfig, machine: &MachineSnapshot, memory: &MemoryReading) -> Preflight {
     let mut report = Preflight { checks: vec![] };
     cpu(&mut report, machine, &build_info());
-    if let Some(found) = report.take("model", check_names(config).and_then(|()| PrepareOptions::default().locate(config))) {
+    if let Some(found) =
+        report.take("model", check_names(config).and_then(|()| PrepareOptions::default().locate(config)))
+    {
         model(&mut report, config, &found);
         // What the machine has is judged by the plan; without one there is nothing to compare it with.
         if let Some(engine) = report.take("plan", decide(config, machine, &found)) {
@@ -120,10 +124,21 @@ fn cpu(report: &mut Preflight, machine: &MachineSnapshot, build: &BuildInfo) {
     let missing = machine.missing_cpu_features(build);
     let name = machine.cpu_model.as_deref().unwrap_or("this CPU");
     if !missing.is_empty() {
-        let message = format!("the library uses {}, which {name} lacks: it would end in an illegal instruction", missing.join(", "));
-        report.fail("cpu_features", message, "build the library for this CPU: LLAMAPEN_TARGET_CPU=native here, or a lower level");
+        let message = format!(
+            "the library uses {}, which {name} lacks: it would end in an illegal instruction",
+            missing.join(", ")
+        );
+        report.fail(
+            "cpu_features",
+            message,
+            "build the library for this CPU: LLAMAPEN_TARGET_CPU=native here, or a lower level",
+        );
     } else if machine.cpu_features.is_none() {
-        report.warn("cpu_features", "this system does not tell what its CPU can do", "try it; an illegal instruction means no");
+        report.warn(
+            "cpu_features",
+            "this system does not tell what its CPU can do",
+            "try it; an illegal instruction means no",
+        );
     } else {
         report.pass("cpu_features", format!("{name} has all that the library uses ({})", build.target_cpu));
     }
@@ -158,11 +173,17 @@ fn plan(report: &mut Preflight, engine: &PreparedEngine) {
     let resident = host.resident();
     match host.capacity {
         Some(capacity) => report.pass("plan", format!("{resident} bytes of {capacity} that this process may have")),
-        None => report.warn("plan", format!("{resident} bytes; how much there is, is unknown"), "see that there is as much"),
+        None => {
+            report.warn("plan", format!("{resident} bytes; how much there is, is unknown"), "see that there is as much")
+        }
     }
     if let Some(capacity) = host.capacity.filter(|&capacity| host.total() > capacity) {
         let message = format!("with the weights mapped from the file {} bytes are used, of {capacity}", host.total());
-        report.warn("mapped_weights", message, "expect the weights to be read from disk again and again; use a smaller model");
+        report.warn(
+            "mapped_weights",
+            message,
+            "expect the weights to be read from disk again and again; use a smaller model",
+        );
     }
     for adjusted in engine.adjustments() {
         report.warn("adjusted", adjusted, "ask for less, or allow less to be reduced");
@@ -197,7 +218,11 @@ fn locked_memory(report: &mut Preflight, engine: &PreparedEngine) {
     match engine.machine().memlock_limit_bytes {
         Some(limit) if locked > limit => {
             let message = format!("{locked} bytes are to be locked, {limit} may be (RLIMIT_MEMLOCK)");
-            report.warn("locked_memory", message, "raise the limit (ulimit -l), or leave use_mlock out: weights stay unlocked");
+            report.warn(
+                "locked_memory",
+                message,
+                "raise the limit (ulimit -l), or leave use_mlock out: weights stay unlocked",
+            );
         }
         _ => report.pass("locked_memory", format!("{locked} bytes may be locked")),
     }
@@ -205,14 +230,19 @@ fn locked_memory(report: &mut Preflight, engine: &PreparedEngine) {
 
 fn gpu(report: &mut Preflight, config: &EngineConfig, machine: &MachineSnapshot) {
     let (devices, built) = (&machine.devices, cfg!(feature = "cuda"));
-    let names: Vec<_> = devices.devices.iter().map(|d| format!("GPU{} {} ({} bytes)", d.index, d.name, d.total_bytes)).collect();
+    let names: Vec<_> =
+        devices.devices.iter().map(|d| format!("GPU{} {} ({} bytes)", d.index, d.name, d.total_bytes)).collect();
     match (&devices.driver, built) {
         (DriverState::Present { version }, true) => {
             let version = format!("{}.{}", version / 1000, version % 1000 / 10);
             report.pass("driver", format!("for CUDA {version}: {}", names.join(", ")));
         }
         (DriverState::Present { .. }, false) if !names.is_empty() => {
-            report.warn("driver", format!("this build cannot use {}", names.join(", ")), "build with the feature `cuda`");
+            report.warn(
+                "driver",
+                format!("this build cannot use {}", names.join(", ")),
+                "build with the feature `cuda`",
+            );
         }
         (DriverState::Failed { reason, .. }, true) => report.warn("driver", reason, "mend the driver, or use the CPU"),
         _ => {}
@@ -220,7 +250,7 @@ fn gpu(report: &mut Preflight, config: &EngineConfig, machine: &MachineSnapshot)
     for broken in &devices.broken {
         report.warn("driver", format!("GPU{}: {}", broken.index, broken.reason), "see what the driver says of it");
     }
-    match crate::device::decide(config.require_gpu, &config.devices, devices, built) {
+    match crate::device::decide(super::choose::policy(config), &config.devices, devices, built) {
         Ok(decision) => report.pass("devices", decision.reason),
         // The plan has failed of the same.
         Err(_) if report.get("plan").is_some_and(|check| check.status == CheckStatus::Fail) => {}

@@ -39,10 +39,13 @@ impl Plan {
             let all: u64 = files.iter().map(|file| file.bytes).sum();
             step("verify_digest", format!("read {} and compare", bytes(all)));
         }
-        step("devices", match engine.devices() {
-            [] => "the CPU".into(),
-            _ => format!("{} layers on {}", engine.n_gpu_layers(), engine.device_mask()),
-        });
+        step(
+            "devices",
+            match engine.devices() {
+                [] => "the CPU".into(),
+                _ => format!("{} layers on {}", engine.n_gpu_layers(), engine.device_mask()),
+            },
+        );
         for adjusted in engine.adjustments() {
             step("memory", adjusted.clone());
         }
@@ -58,7 +61,10 @@ impl Plan {
         let (workers, threads, slots) = (engine.workers(), engine.threads(), engine.slots());
         let (k, v) = engine.kv_types();
         let shape = format!("{slots} slots of {} positions, cache {k}/{v}", engine.n_ctx());
-        step("start_workers", format!("{workers} with {threads} threads each, {shape}, batches of {}", engine.n_ubatch()));
+        step(
+            "start_workers",
+            format!("{workers} with {threads} threads each, {shape}, batches of {}", engine.n_ubatch()),
+        );
         step("warm_up", "decode one token in each; only then it is ready".into());
         Self { steps, engine: engine.clone() }
     }

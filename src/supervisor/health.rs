@@ -51,4 +51,6 @@ pub struct WorkerHealth {
     pub restarts: u32,
     /// Requests in its slots.
     pub active: usize,
+    /// Bytes that the engine allocated for its cache and compute buffers; 0 before it has a context.
+    pub memory_bytes: u64,
 }

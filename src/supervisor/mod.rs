@@ -76,7 +76,8 @@ impl Supervisor {
         self.shared.check_process()?;
         request.validate()?;
         admission::check(&request, &self.shared.prepared)?;
-        let job = Arc::new(Job::new(self.shared.next_id(), request, Arc::downgrade(&self.shared.queue)));
+        let (id, seed) = (self.shared.next_id(), self.shared.prepared.seed());
+        let job = Arc::new(Job::new(id, request, seed, Arc::downgrade(&self.shared.queue)));
         match self.shared.queue.push(job.clone()) {
             Ok(()) => Ok(TokenStream::new(job)),
             Err(PushError::Closed) => Err(self.shared.unavailable()),

@@ -93,7 +93,7 @@ mod tests {
     use crate::Request;
 
     fn job(queue: &Arc<Queue>, id: u64) -> Arc<Job> {
-        Arc::new(Job::new(id, Request::prompt("a"), Arc::downgrade(queue)))
+        Arc::new(Job::new(id, Request::prompt("a"), None, Arc::downgrade(queue)))
     }
 
     #[test]

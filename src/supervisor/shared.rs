@@ -194,6 +194,7 @@ impl Shared {
             ready: worker.is_ready(self.stall_limit()),
             restarts: worker.restarts(),
             active: worker.active(),
+            memory_bytes: worker.memory(),
         }
     }
 

@@ -54,17 +54,19 @@ impl From<NativeError> for WorkerFault {
 impl Worker {
     /// Runs until the queue is closed. `ready` is called once a token was really decoded.
     pub(crate) fn run(self, ready: impl FnOnce()) -> Result<(), WorkerFault> {
+        let (kv_type_k, kv_type_v) = self.prepared.kv_types();
         let params = ContextParams {
             n_ctx: self.prepared.n_ctx(),
             n_seq: self.prepared.slots(),
             n_ubatch: self.prepared.n_ubatch(),
             n_threads: self.prepared.threads(),
-            flash_attention: true,
-            kv_type_k: crate::model::GgmlType::F16,
-            kv_type_v: crate::model::GgmlType::F16,
-            swa_full: true,
+            flash_attention: self.prepared.flash_attention(),
+            kv_type_k: kv_type_k.ggml(),
+            kv_type_v: kv_type_v.ggml(),
+            swa_full: self.prepared.swa_full(),
         };
         let mut context = Context::new(self.model.clone(), &params, self.state.abort_flag())?;
+        self.report_memory(&context)?;
         if !self.decode_one(&mut context)? {
             return Ok(());
         }
@@ -72,6 +74,20 @@ impl Worker {
         ready();
         let slots = (0..self.prepared.slots()).map(|_| None).collect();
         Loop { worker: &self, context, slots, batch: Batch::default(), next_prefill: 0 }.run()
+    }
+
+    /// Keeps what was really allocated, and says where the plan was too low.
+    fn report_memory(&self, context: &Context) -> Result<(), WorkerFault> {
+        let (used, plan) = (context.memory()?, self.prepared.memory());
+        self.state.set_memory(used.cache + used.compute);
+        let workers = u64::from(self.prepared.workers());
+        let planned: u64 = plan.places.iter().map(|place| place.cache + place.compute).sum::<u64>() / workers;
+        let allocated = used.cache + used.compute;
+        if allocated > planned {
+            tracing::warn!(worker = self.index, allocated, planned, "the context took more memory than was planned");
+        }
+        tracing::debug!(worker = self.index, allocated, planned, weights = used.weights, "context made");
+        Ok(())
     }
 
     /// Decodes one token: what readiness means. False if it was aborted because the supervisor stops.

@@ -4,13 +4,14 @@ use crate::heartbeat::Heartbeat;
 use crate::job::Job;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub(crate) struct WorkerState {
     turns: Heartbeat,
     ready: AtomicBool,
     restarts: AtomicU32,
+    memory: AtomicU64,
     abort: Arc<AtomicI32>,
     jobs: Mutex<Vec<Arc<Job>>>,
 }
@@ -21,6 +22,7 @@ impl WorkerState {
             turns: Heartbeat::new(),
             ready: AtomicBool::new(false),
             restarts: AtomicU32::new(0),
+            memory: AtomicU64::new(0),
             abort: Arc::new(AtomicI32::new(0)),
             jobs: Mutex::new(Vec::new()),
         }
@@ -46,6 +48,15 @@ impl WorkerState {
 
     pub(crate) fn count_restart(&self) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes that the engine allocated for its context; 0 while there is none.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_memory(&self, bytes: u64) {
+        self.memory.store(bytes, Ordering::Relaxed);
     }
 
     /// Ends a running decode on the CPU between two operations.
