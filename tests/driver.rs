@@ -3,13 +3,13 @@
 //! Each case is this program again in a child process, whose `LD_LIBRARY_PATH` leads to the stand-in. A context is never
 //! made: the stand-in would abort, and the binding knows no such function.
 
+mod support;
+
 use llamapen::device::{ComputeMode, DeviceMask, Devices, DriverState, GpuPolicy, decide};
 use llamapen::{MachineSnapshot, Status};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use tempfile::TempDir;
-
-const MARK: &str = "devices of this process: ";
 
 /// The child: not a test by itself.
 #[test]
@@ -20,49 +20,21 @@ fn child() {
     let devices = MachineSnapshot::observe().devices;
     assert_eq!(counts(), before, "descriptors and threads");
     assert_eq!(MachineSnapshot::observe().devices, devices, "asked again");
-    println!("\n{MARK}{}", serde_json::to_string(&devices).unwrap());
+    support::child::answer(&devices);
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let loaded = maps.lines().any(|line| line.contains("libcuda"));
     assert_eq!(loaded, !matches!(devices.driver, DriverState::Absent { .. }), "{maps}");
 }
 
-fn stand_in(defines: &[&str]) -> TempDir {
-    let folder = TempDir::new().unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/fake_cuda.c");
-    let status = Command::new(std::env::var_os("CC").unwrap_or("cc".into()))
-        .args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"])
-        .arg(folder.path().join("libcuda.so.1"))
-        .args(defines)
-        .arg(source)
-        .status()
-        .unwrap();
-    assert!(status.success());
-    folder
-}
-
-fn run(library: &Path, env: &[(&str, &str)]) -> Output {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
-        .env_remove("FAKE_CUDA")
-        .env_remove("FAKE_CUDA_INIT")
-        .env("LD_LIBRARY_PATH", library)
-        .envs(env.iter().copied())
-        .output()
-        .unwrap()
-}
-
 fn devices(library: &Path, env: &[(&str, &str)]) -> Devices {
-    let output = run(library, env);
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
-    assert!(!err.contains("panicked"), "{err}");
-    let line = out.lines().find_map(|line| line.strip_prefix(MARK)).unwrap_or_else(|| panic!("{out}"));
-    serde_json::from_str(line).unwrap()
+    let mut command = support::child::command(&());
+    command.env_remove("FAKE_CUDA").env_remove("FAKE_CUDA_INIT").env("LD_LIBRARY_PATH", library);
+    support::child::answer_of(&command.envs(env.iter().copied()).output().unwrap())
 }
 
 #[test]
 fn devices_are_reported_as_the_driver_tells_them() {
-    let found = devices(stand_in(&[]).path(), &[]);
+    let found = devices(support::cuda_stand_in(&[]).path(), &[]);
     assert_eq!(found.driver, DriverState::Present { version: 13000 });
     assert!(found.broken.is_empty());
     let [first, second, third] = &found.devices[..] else { panic!("{found:?}") };
@@ -81,14 +53,14 @@ fn devices_are_reported_as_the_driver_tells_them() {
 
 #[test]
 fn a_slice_of_a_gpu_is_told_by_its_own_uuid() {
-    let found = devices(stand_in(&[]).path(), &[("FAKE_CUDA", "mig")]);
+    let found = devices(support::cuda_stand_in(&[]).path(), &[("FAKE_CUDA", "mig")]);
     assert_eq!(found.devices[0].mig, Some(true));
     assert_eq!(found.devices[0].uuid.as_deref(), Some("MIG-01f1f2f3-f4f5-f6f7-f8f9-fafbfcfdfe0a"));
 }
 
 #[test]
 fn an_old_driver_without_the_newer_functions_tells_less() {
-    let found = devices(stand_in(&["-DOLD"]).path(), &[]);
+    let found = devices(support::cuda_stand_in(&["-DOLD"]).path(), &[]);
     assert_eq!(found.devices.len(), 3);
     let first = &found.devices[0];
     assert_eq!((&first.uuid, &first.pci_bus_id, first.mig), (&None, &None, None));
@@ -97,14 +69,14 @@ fn an_old_driver_without_the_newer_functions_tells_less() {
 
 #[test]
 fn a_library_without_a_needed_function_is_no_driver() {
-    let found = devices(stand_in(&["-DNO_VERSION"]).path(), &[]);
+    let found = devices(support::cuda_stand_in(&["-DNO_VERSION"]).path(), &[]);
     let DriverState::Absent { reason } = &found.driver else { panic!("{found:?}") };
     assert!(reason.contains("has no cuDriverGetVersion"), "{reason}");
 }
 
 #[test]
 fn a_failing_driver_is_reported_with_its_code_and_a_remedy() {
-    let library = stand_in(&[]);
+    let library = support::cuda_stand_in(&[]);
     for (code, part) in [
         (
             100,
@@ -130,7 +102,7 @@ fn a_failing_driver_is_reported_with_its_code_and_a_remedy() {
 
 #[test]
 fn one_lost_device_does_not_hide_the_others() {
-    let found = devices(stand_in(&[]).path(), &[("FAKE_CUDA", "lost")]);
+    let found = devices(support::cuda_stand_in(&[]).path(), &[("FAKE_CUDA", "lost")]);
     assert_eq!(found.devices.iter().map(|d| d.index).collect::<Vec<_>>(), [0, 2]);
     assert_eq!((found.broken[0].index, found.broken[0].code), (1, 46));
     assert!(found.broken[0].reason.contains("cuDeviceGet returned 46"), "{found:?}");
@@ -138,7 +110,7 @@ fn one_lost_device_does_not_hide_the_others() {
 
 #[test]
 fn no_visible_device_and_a_name_without_an_end() {
-    let library = stand_in(&[]);
+    let library = support::cuda_stand_in(&[]);
     let none = devices(library.path(), &[("FAKE_CUDA", "none")]);
     assert_eq!((none.driver, none.devices.len()), (DriverState::Present { version: 13000 }, 0));
     let unending = devices(library.path(), &[("FAKE_CUDA", "unending")]);
@@ -154,9 +126,7 @@ fn no_library_is_an_answer() {
         assert!(reason.contains("libcuda.so.1 cannot be loaded"), "{reason}");
         assert!(reason.contains("No such file"), "{reason}");
     }
-    let damaged = TempDir::new().unwrap();
-    std::fs::write(damaged.path().join("libcuda.so.1"), "no library").unwrap();
-    let found = devices(damaged.path(), &[]);
+    let found = devices(support::no_cuda().path(), &[]);
     assert!(matches!(&found.driver, DriverState::Absent { reason } if reason.contains("libcuda.so.1")), "{found:?}");
 }
 

@@ -58,54 +58,6 @@ fn equal_input_gives_equal_bytes_and_json_gives_it_back() {
 }
 
 #[test]
-fn touches_nothing() {
-    // In a process of its own: other tests start threads.
-    let Some(output) = alone("touches_nothing") else {
-        let before = (
-            support::threads(),
-            support::descriptors(),
-            fs::read_to_string("/proc/self/maps").unwrap().lines().count(),
-        );
-        let signals =
-            |status: &str| status.lines().filter(|l| l.starts_with("Sig")).map(str::to_owned).collect::<Vec<_>>();
-        let signals_before = signals(&fs::read_to_string("/proc/self/status").unwrap());
-        let written = |io: &str| io.lines().find(|l| l.starts_with("wchar")).unwrap().to_owned();
-        let written_before = written(&fs::read_to_string("/proc/self/io").unwrap());
-
-        let engine = prepare(&support::config()).unwrap();
-
-        assert_eq!(written(&fs::read_to_string("/proc/self/io").unwrap()), written_before, "prepare wrote something");
-        assert_eq!(signals(&fs::read_to_string("/proc/self/status").unwrap()), signals_before);
-        assert_eq!((support::threads(), support::descriptors()), (before.0, before.1));
-        let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        assert!(!maps.contains(".gguf"), "the model is mapped");
-        // The header of this model is 2 MB; its weights are 96.
-        let peak = fs::read_to_string("/proc/self/status").unwrap();
-        let kib: u64 = peak
-            .lines()
-            .find_map(|l| l.strip_prefix("VmHWM:"))
-            .unwrap()
-            .trim()
-            .trim_end_matches(" kB")
-            .parse()
-            .unwrap();
-        assert!(kib * 1024 < engine.info().file_bytes, "peak memory {kib} KiB: the weights were read");
-        return;
-    };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-}
-
-/// Runs this test alone in a child process; in that child, `None`.
-fn alone(test: &str) -> Option<std::process::Output> {
-    if std::env::var_os("LLAMAPEN_TEST_ALONE").is_some() {
-        return None;
-    }
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", test, "--test-threads", "1"]).env("LLAMAPEN_TEST_ALONE", "1");
-    Some(child.output().unwrap())
-}
-
-#[test]
 fn refuses_what_is_no_model_file() {
     let dir = scratch("files");
     let at = |path: &Path| EngineConfig::new(path);

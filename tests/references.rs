@@ -6,9 +6,6 @@ use llamapen::Status;
 use llamapen::model::{Digest, HashProgress, HubCache, ModelReference, hash_file, locate, read_header, verify_digests};
 use std::fs;
 use std::ops::ControlFlow;
-use std::os::unix::fs::symlink;
-
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 fn on(_: HashProgress) -> ControlFlow<()> {
     ControlFlow::Continue(())
@@ -16,18 +13,9 @@ fn on(_: HashProgress) -> ControlFlow<()> {
 
 #[test]
 fn a_model_in_the_hub_cache_is_found_read_and_verified() {
-    let dir = tempfile::tempdir().unwrap();
-    let repository = dir.path().join("models--HuggingFaceTB--SmolLM2");
-    let snapshot = repository.join("snapshots").join(COMMIT);
-    for folder in ["refs", "blobs"].map(|name| repository.join(name)).iter().chain([&snapshot]) {
-        fs::create_dir_all(folder).unwrap();
-    }
-    fs::write(repository.join("refs/main"), COMMIT).unwrap();
-    symlink(support::model(), repository.join("blobs/ab12")).unwrap();
-    symlink("../../blobs/ab12", snapshot.join("SmolLM2.Q4_1.gguf")).unwrap();
-
-    let reference: ModelReference = serde_json::from_str("\"hf:HuggingFaceTB/SmolLM2/SmolLM2.Q4_1.gguf\"").unwrap();
-    let files = locate(&reference, &HubCache::at(dir.path())).unwrap();
+    let cache = support::hub_cache();
+    let reference = ModelReference::from_os(support::HUB_REFERENCE).unwrap();
+    let files = locate(&reference, &HubCache::at(cache.path())).unwrap();
     assert_eq!(files.id, "HuggingFaceTB/SmolLM2/SmolLM2.Q4_1");
     assert_eq!(files.parts, [support::model().canonicalize().unwrap()]);
     assert!(!read_header(&files.parts[0]).unwrap().tensors().is_empty());

@@ -1,9 +1,15 @@
 //! What the integration tests share: the real model, supervisors on it, and looks at the process.
 #![allow(dead_code)] // each test file uses a part
 
+pub mod child;
+pub mod filter;
+pub mod traces;
+
 use llamapen::{EngineConfig, Event, Failed, FinishReason, Supervisor, SupervisorConfig, TokenStream, prepare};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// A guard against hangs, not a measure of speed.
 pub const LONG: Duration = Duration::from_secs(120);
@@ -99,4 +105,44 @@ pub fn threads() -> usize {
 /// Open file descriptors, without the one this look takes.
 pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
+}
+
+/// What [`hub_cache`] calls the real model.
+pub const HUB_REFERENCE: &str = "hf:HuggingFaceTB/SmolLM2/SmolLM2.Q4_1.gguf";
+
+/// A cache of the hub's tools that holds the real model.
+pub fn hub_cache() -> TempDir {
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    let cache = TempDir::new().unwrap();
+    let repository = cache.path().join("models--HuggingFaceTB--SmolLM2");
+    let snapshot = repository.join("snapshots").join(COMMIT);
+    for folder in ["refs", "blobs"].map(|name| repository.join(name)).iter().chain([&snapshot]) {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    std::fs::write(repository.join("refs/main"), COMMIT).unwrap();
+    std::os::unix::fs::symlink(model(), repository.join("blobs/ab12")).unwrap();
+    std::os::unix::fs::symlink("../../blobs/ab12", snapshot.join("SmolLM2.Q4_1.gguf")).unwrap();
+    cache
+}
+
+/// A folder with a stand-in for NVIDIA's driver library, for `LD_LIBRARY_PATH`. It behaves as `FAKE_CUDA` says.
+pub fn cuda_stand_in(defines: &[&str]) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/fake_cuda.c");
+    let status = Command::new(std::env::var_os("CC").unwrap_or("cc".into()))
+        .args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"])
+        .arg(folder.path().join("libcuda.so.1"))
+        .args(defines)
+        .arg(source)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    folder
+}
+
+/// The same with a library that cannot be loaded: it hides the driver that this machine may have.
+pub fn no_cuda() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("libcuda.so.1"), "no library").unwrap();
+    folder
 }
