@@ -318,11 +318,18 @@ impl PreparedEngine {
         if self.engine_digest != digest {
             return stale(format!("it was prepared for engine {}, this build is {digest}", self.engine_digest));
         }
+        let changed = |file: &FileIdentity| stale(format!("the file {} has changed since", file.path.display()));
+        // Before it is read: what replaced it may be no model at all.
+        for file in &self.files {
+            if !file.is_there()? {
+                return changed(file);
+            }
+        }
         // By the paths that were found then: a reference may lead elsewhere by now.
         let paths: Vec<&PathBuf> = self.files.iter().map(|file| &file.path).collect();
         let found = Found::at(self.model_id.clone(), &paths)?;
-        if let Some((_, changed)) = found.files.iter().zip(&self.files).find(|(now, then)| now != then) {
-            return stale(format!("the file {} has changed since", changed.path.display()));
+        if let Some((_, then)) = found.files.iter().zip(&self.files).find(|(now, then)| now != then) {
+            return changed(then);
         }
         let config = self.config();
         let mut again = decide(&config, &self.machine, &found)?;

@@ -27,6 +27,14 @@ pub struct FileIdentity {
     pub header_digest: Digest,
 }
 
+impl FileIdentity {
+    /// Whether what lies at its path now is this file, as far as can be told without reading it.
+    pub(super) fn is_there(&self) -> Result<bool> {
+        let now = stat(&self.path)?;
+        Ok((now.len(), mtime_ns(&now), now.ino(), now.dev()) == (self.bytes, self.mtime_ns, self.inode, self.device))
+    }
+}
+
 /// A model's files, with their headers read.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -63,9 +71,7 @@ impl Found {
     /// Looks again: what was read since must be of these files.
     pub(super) fn unchanged(&self, meanwhile: &str) -> Result<()> {
         for file in &self.files {
-            let now = stat(&file.path)?;
-            if (now.len(), mtime_ns(&now), now.ino(), now.dev()) != (file.bytes, file.mtime_ns, file.inode, file.device)
-            {
+            if !file.is_there()? {
                 let problem = format!("changed while {meanwhile}; try again when it is complete");
                 return Err(Error::ModelNotFound { path: file.path.clone(), problem });
             }

@@ -5,7 +5,7 @@
 use libc::c_long;
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, Le, MaskedEq};
-use seccompiler::{BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, apply_filter_all_threads};
+use seccompiler::{BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, apply_filter};
 
 /// Far less than the weights of any model, far more than the system loader's list of libraries.
 const SMALL: u64 = 1 << 20;
@@ -13,7 +13,8 @@ const SMALL: u64 = 1 << 20;
 const WRITING: i32 =
     libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND | (libc::O_TMPFILE & !libc::O_DIRECTORY);
 
-/// Puts the filter over every thread of this process, for the rest of its life.
+/// Puts the filter over this thread for the rest of its life, and over what it might start. The test harness has another
+/// thread, which is left alone.
 ///
 /// With `loader`, the system's loader may look for a library: it maps its list and what it finds, all of it small.
 pub fn install(loader: bool) {
@@ -67,7 +68,7 @@ pub fn install(loader: bool) {
         std::env::consts::ARCH.try_into().expect("an architecture that seccompiler knows"),
     );
     let program: BpfProgram = filter.unwrap().try_into().unwrap();
-    apply_filter_all_threads(&program).unwrap();
+    apply_filter(&program).unwrap();
 }
 
 fn rule(conditions: &[SeccompCondition]) -> SeccompRule {

@@ -12,14 +12,15 @@ pub fn traces() -> Traces {
     let lines = |starts: &[&str]| {
         status.lines().filter(|line| starts.iter().any(|start| line.starts_with(start))).collect::<Vec<_>>().join("\n")
     };
-    let written = text("/proc/self/io").lines().filter(|l| l.starts_with("wchar") || l.starts_with("syscw")).collect();
-    let environment: BTreeMap<_, _> = std::env::vars_os().collect();
+    let io = text("/proc/self/io");
+    let mut environment: Vec<_> = std::env::vars_os().map(|(name, value)| format!("{name:?}={value:?}")).collect();
+    environment.sort();
     [
         ("threads", names("/proc/self/task").join(" ")),
         ("children", children()),
         ("descriptors", descriptors()),
         ("mappings", mappings()),
-        ("written", written),
+        ("written", io.lines().filter(|line| line.contains('w')).collect::<Vec<_>>().join("\n")),
         ("signals", lines(&["SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd"])),
         ("rights", lines(&["Uid", "Gid", "Cap", "NoNewPrivs", "Seccomp:", "Cpus_allowed:", "Name"])),
         ("umask", lines(&["Umask"])),
@@ -27,17 +28,20 @@ pub fn traces() -> Traces {
         ("limits", text("/proc/self/limits")),
         ("timers", text("/proc/self/timers")),
         ("directory", std::env::current_dir().unwrap().display().to_string()),
-        ("environment", format!("{environment:?}")),
+        ("environment", environment.join("\n")),
     ]
     .map(|(what, seen)| (what.to_owned(), seen))
     .into()
 }
 
-/// What differs, with both texts.
+/// What differs, with the lines that only one of them has.
 pub fn changes(before: &Traces, after: &Traces) -> Traces {
     let differs = |(what, seen): (&String, &String)| {
         let now = &after[what];
-        (now != seen).then(|| (what.clone(), format!("before: {seen}\nafter: {now}")))
+        let only = |here: &str, there: &str| {
+            here.lines().filter(|line| !there.lines().any(|other| other == *line)).collect::<Vec<_>>().join("\n")
+        };
+        (now != seen).then(|| (what.clone(), format!("before: {}\nafter: {}", only(seen, now), only(now, seen))))
     };
     before.iter().filter_map(differs).collect()
 }
@@ -74,11 +78,12 @@ fn descriptors() -> String {
     names("/proc/self/fd").into_iter().filter_map(follow).collect::<Vec<_>>().join("\n")
 }
 
-/// Mappings of files, and of code that is none. Plain memory comes and goes with the allocator.
+/// Mappings of files, and of code that is none. Plain memory comes and goes with the allocator. The driver's library is
+/// the exception to the rule: it stays once it was asked.
 fn mappings() -> String {
     let kept = |line: &&str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        fields[4] != "0" || fields[1].contains('x')
+        (fields[4] != "0" || fields[1].contains('x')) && !line.ends_with("/libcuda.so.1")
     };
     text("/proc/self/maps").lines().filter(kept).map(|line| format!("{line}\n")).collect()
 }
