@@ -135,10 +135,23 @@ fn another_file_in_its_place_is_noticed_at_equal_content_and_time() {
     prepared.stale();
 }
 
-/// Targets are measured by `make bench`. These guards are far above them, for builds without optimisation on busy machines.
+/// Speed is measured by `make bench-prepare`. This is a guard against hangs, at ten times the targets: of many calls, one
+/// is that quick, also on a busy machine. Without optimisation everything takes ten times as long.
 #[test]
 fn preparing_does_not_hang() {
-    let start = Instant::now();
-    prepare(&support::config()).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let folder = TempDir::new().unwrap();
+    let large = folder.path().join("large.gguf");
+    support::large::write(&large, support::large::Weights::F16).unwrap();
+    let machine = MachineSnapshot::new(8, 64 << 30);
+    for (model, guard) in [(support::model(), 200), (large, 500)] {
+        let guard = Duration::from_millis(if cfg!(debug_assertions) { 10 * guard } else { guard });
+        let config = support::config().with_model(model);
+        let mut quick = |_| {
+            let start = Instant::now();
+            prepare_on(&config, &machine).unwrap();
+            println!("{:?}", start.elapsed());
+            start.elapsed() < guard
+        };
+        assert!((0..20).any(&mut quick), "never within {guard:?}");
+    }
 }

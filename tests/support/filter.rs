@@ -75,7 +75,12 @@ fn rule(conditions: &[SeccompCondition]) -> SeccompRule {
     SeccompRule::new(conditions.to_vec()).unwrap()
 }
 
-fn is(argument: u8, length: seccompiler::SeccompCmpArgLen, how: seccompiler::SeccompCmpOp, value: u64) -> SeccompCondition {
+fn is(
+    argument: u8,
+    length: seccompiler::SeccompCmpArgLen,
+    how: seccompiler::SeccompCmpOp,
+    value: u64,
+) -> SeccompCondition {
     SeccompCondition::new(argument, length, how, value).unwrap()
 }
 
