@@ -8,11 +8,11 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo test bench deps model vendor clean
+.PHONY: help demo test bench bench-prepare deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: deps ## Chat with a small model, streamed: make demo PROMPT="..."
 	@model=$$($(PYTHON) scripts/model.py) && \
@@ -23,6 +23,9 @@ test: ## Every test; ends with "N passed, N failed"
 
 bench: deps ## Speed beside a plain llama.cpp loop, idle and with a busy host (minutes)
 	@$(PYTHON) scripts/bench.py
+
+bench-prepare: deps ## Time and memory that preparing takes (seconds)
+	@$(PYTHON) scripts/bench_prepare.py
 
 deps: ## Check the build tools; make .venv with libclang and pytest
 	@$(PYTHON) scripts/deps.py

@@ -25,16 +25,7 @@ MEASURES = {"prefill": "prefill_tok_s", "decode": "decode_tok_s"}
 
 def build():
     """The programs by name, as commands without their common options."""
-    command = ["cargo", "build", "--release", "--example", "bench_stream", "--message-format=json-render-diagnostics"]
-    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if built.returncode != 0:
-        fail("the example bench_stream does not build")
-    ours, engine = None, {}
-    for message in map(json.loads, built.stdout.splitlines()):
-        if message["reason"] == "build-script-executed":
-            engine.update(message["env"])
-        elif message["reason"] == "compiler-artifact" and message["target"]["name"] == "bench_stream":
-            ours = message["executable"]
+    ours, engine = example("bench_stream")
     reference = build_reference(engine["LLAMAPEN_ENGINE_ARCHIVE"], engine["LLAMAPEN_LLAMA_CPP"])
     reference = [reference, model.path(), "--prompts", PROMPT, "--bench", "--ignore-eos"]
     return {
@@ -44,6 +35,21 @@ def build():
         # Its threads stay and poll, as in llama.cpp's own tools.
         "pool": [*reference, "--threadpool"],
     }
+
+
+def example(name):
+    """The optimised program of an example, and what the build says of the engine in it."""
+    command = ["cargo", "build", "--release", "--example", name, "--message-format=json-render-diagnostics"]
+    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if built.returncode != 0:
+        fail(f"the example {name} does not build")
+    program, engine = None, {}
+    for message in map(json.loads, built.stdout.splitlines()):
+        if message["reason"] == "build-script-executed":
+            engine.update(message["env"])
+        elif message["reason"] == "compiler-artifact" and message["target"]["name"] == name:
+            program = message["executable"]
+    return program, engine
 
 
 def build_reference(archive, llama_cpp):
@@ -114,9 +120,13 @@ def summary(idle, busy):
 
 def table(report):
     head = ("tokens per second", "idle", "busy", "busy/idle", "llamapen/this, idle", "busy")
-    rows = [head] + [
+    return columns([head] + [
         (f"{measured}, {name}", *map(str, values.values())) for measured, by in report.items() for name, values in by.items()
-    ]
+    ])
+
+
+def columns(rows):
+    """The first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows)
     return "\n".join(lines)
