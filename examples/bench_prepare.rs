@@ -36,16 +36,14 @@ fn measure(model: &str, rounds: usize) -> Result<(), Box<dyn Error>> {
     prepare_on(&config, &machine)?;
     let growth = resident("VmHWM:")?.saturating_sub(before);
 
-    let here = median(rounds, || prepare(&config).map(drop));
-    let on_snapshot = median(rounds, || prepare_on(&config, &machine).map(drop))?;
-    let observe = median(rounds, || Ok::<_, llamapen::Error>(drop(MachineSnapshot::observe())))?;
-    let report = median(rounds, || Ok::<_, llamapen::Error>(drop(preflight(&config))))?;
-    let header = median(rounds, || read_header(Path::new(model)).map(drop))?;
+    let here = median(rounds, || prepare(&config));
+    let on_snapshot = median(rounds, || prepare_on(&config, &machine))?;
+    let observe = median(rounds, || Ok::<_, llamapen::Error>(MachineSnapshot::observe()))?;
+    let report = median(rounds, || Ok::<_, llamapen::Error>(preflight(&config)))?;
+    let header = median(rounds, || read_header(Path::new(model)))?;
     let bytes = Path::new(model).metadata()?.len();
     let hash = match bytes <= LARGEST_HASHED {
-        true => Some(median(rounds.div_ceil(10), || {
-            hash_file(Path::new(model), &mut |_| ControlFlow::Continue(())).map(drop)
-        })?),
+        true => Some(median(rounds.div_ceil(10), || hash_file(Path::new(model), &mut |_| ControlFlow::Continue(())))?),
         false => None,
     };
     let json = serde_json::json!({
@@ -66,14 +64,15 @@ fn measure(model: &str, rounds: usize) -> Result<(), Box<dyn Error>> {
 }
 
 /// Milliseconds of one call in the middle of `rounds`, after some that are not counted.
-fn median<E>(rounds: usize, mut call: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
+fn median<T, E>(rounds: usize, mut call: impl FnMut() -> Result<T, E>) -> Result<f64, E> {
     let mut times = Vec::with_capacity(rounds);
     for round in 0..rounds + 3 {
         let start = Instant::now();
-        call()?;
+        let made = call()?;
         if round >= 3 {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
+        drop(made);
     }
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])
