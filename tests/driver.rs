@@ -18,7 +18,9 @@ fn child() {
     let counts = || ["fd", "task"].map(|what| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count());
     let before = counts();
     let devices = MachineSnapshot::observe().devices;
-    assert_eq!(counts(), before, "descriptors and threads");
+    // Of the binding, that is: the real driver keeps descriptors, and is excepted.
+    let real = std::env::var_os("REAL_DRIVER").is_some() && matches!(devices.driver, DriverState::Present { .. });
+    assert!(counts() == before || real, "descriptors and threads: {before:?} became {:?}", counts());
     assert_eq!(MachineSnapshot::observe().devices, devices, "asked again");
     println!("\n{MARK}{}", serde_json::to_string(&devices).unwrap());
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -148,11 +150,14 @@ fn no_visible_device_and_a_name_without_an_end() {
 #[test]
 fn no_library_is_an_answer() {
     let empty = TempDir::new().unwrap();
-    let found = devices(empty.path(), &[]);
-    // Where this machine has a driver, it is found in the system's folders.
-    if let DriverState::Absent { reason } = &found.driver {
-        assert!(reason.contains("libcuda.so.1 cannot be loaded"), "{reason}");
-        assert!(reason.contains("No such file"), "{reason}");
+    let found = devices(empty.path(), &[("REAL_DRIVER", "1")]);
+    match &found.driver {
+        DriverState::Absent { reason } => {
+            assert!(reason.contains("libcuda.so.1 cannot be loaded"), "{reason}");
+            assert!(reason.contains("No such file"), "{reason}");
+        }
+        // This machine has a driver, in the system's folders.
+        _ => assert!(found.devices.iter().all(|d| d.total_bytes > 0 && !d.name.is_empty() && d.uuid.is_some())),
     }
     let damaged = TempDir::new().unwrap();
     std::fs::write(damaged.path().join("libcuda.so.1"), "no library").unwrap();

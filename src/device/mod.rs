@@ -230,15 +230,17 @@ impl Devices {
             DriverState::Absent { reason } => Some(format!("no NVIDIA driver: {reason}")),
             DriverState::Failed { reason, .. } => Some(format!("the NVIDIA driver does not work: {reason}")),
             DriverState::Present { .. } if self.usable().next().is_some() => None,
-            DriverState::Present { .. } => {
-                let why = self.devices.iter().filter_map(|d| Some((d.index, d.unusable()?.to_owned())));
-                let broken = self.broken.iter().map(|d| (d.index, d.reason.clone()));
-                let all: Vec<_> = why.chain(broken).map(|(index, why)| format!("GPU{index}: {why}")).collect();
-                Some(match all.is_empty() {
-                    true => "the NVIDIA driver sees no device; is CUDA_VISIBLE_DEVICES set?".into(),
-                    false => format!("no usable device: {}", all.join("; ")),
-                })
-            }
+            DriverState::Present { .. } => Some(match self.left_out() {
+                why if why.is_empty() => "the NVIDIA driver sees no device; is CUDA_VISIBLE_DEVICES set?".into(),
+                why => format!("no usable device: {why}"),
+            }),
         }
+    }
+
+    /// Devices on which nothing can run, and why: `GPU1: …; GPU2: …`. Empty where there are none.
+    pub(crate) fn left_out(&self) -> String {
+        let unusable = self.devices.iter().filter_map(|d| Some((d.index, d.unusable()?)));
+        let broken = self.broken.iter().map(|d| (d.index, d.reason.as_str()));
+        unusable.chain(broken).map(|(index, why)| format!("GPU{index}: {why}")).collect::<Vec<_>>().join("; ")
     }
 }

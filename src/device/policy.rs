@@ -69,17 +69,20 @@ pub fn decide(policy: GpuPolicy, mask: &DeviceMask, devices: &Devices, build_has
             false => Err(Error::device(format!("{must}, but {why}"))),
         };
     }
-    let devices = select(mask, devices)?;
-    let names: Vec<_> = devices.iter().map(|index| format!("GPU{index}")).collect();
-    let why = if named { "as asked for" } else { "every usable device" };
-    let reason = format!("{}: {why}", names.join(", "));
-    Ok(DeviceDecision { devices, reason })
+    let chosen = select(mask, devices)?;
+    let names: Vec<_> = chosen.iter().map(|index| format!("GPU{index}")).collect();
+    let why = match (named, devices.left_out()) {
+        (true, _) => "as asked for".into(),
+        (false, left_out) if left_out.is_empty() => "every device".into(),
+        (false, left_out) => format!("every usable device; not {left_out}"),
+    };
+    Ok(DeviceDecision { devices: chosen, reason: format!("{}: {why}", names.join(", ")) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::{ComputeMode, DeviceInfo};
+    use crate::device::{BrokenDevice, ComputeMode, DeviceInfo};
     use crate::status::Status;
     use proptest::prelude::*;
 
@@ -102,10 +105,15 @@ mod tests {
         use Status::{DeviceError, InvalidParams, Unsupported};
         let absent = || Devices::absent("libcuda.so.1 was not found");
         let failed = || Devices::failed(803, "cuInit: mismatch");
+        let lost = || {
+            let mut devices = two();
+            devices.broken.push(BrokenDevice::new(2, 46, "fell off the bus".into()));
+            devices
+        };
         let empty = || Devices::present(13000, vec![]);
         type Expected = std::result::Result<(&'static [u32], &'static str), (Status, &'static str)>;
         let cases: Vec<(GpuPolicy, &str, Devices, bool, Expected)> = vec![
-            (Auto, "auto", two(), true, Ok((&[0, 1], "every usable device"))),
+            (Auto, "auto", two(), true, Ok((&[0, 1], "GPU0, GPU1: every device"))),
             (Auto, "1,0", two(), true, Ok((&[1, 0], "GPU1, GPU0: as asked for"))),
             (Auto, "auto", two(), false, Ok((&[], "this build has no CUDA"))),
             (Auto, "auto", absent(), true, Ok((&[], "libcuda.so.1 was not found"))),
@@ -114,6 +122,7 @@ mod tests {
             (Auto, "auto", prohibited(), true, Ok((&[], "prohibits"))),
             (Auto, "auto", Devices::default(), true, Ok((&[], "not asked"))),
             (Auto, "none", two(), true, Ok((&[], "\"none\""))),
+            (Auto, "auto", lost(), true, Ok((&[0, 1], "every usable device; not GPU2: fell off the bus"))),
             // No silent spill: what is named is a must, whatever the policy.
             (Auto, "0", two(), false, Err((Unsupported, "no CUDA"))),
             (Auto, "0", absent(), true, Err((DeviceError, "libcuda.so.1 was not found"))),
@@ -121,7 +130,7 @@ mod tests {
             (Auto, "0", prohibited(), true, Err((DeviceError, "prohibits"))),
             (Auto, "0,5", two(), true, Err((InvalidParams, "no GPU5"))),
             (Auto, "5", prohibited(), true, Err((InvalidParams, "no GPU5"))),
-            (Require, "auto", two(), true, Ok((&[0, 1], "every usable device"))),
+            (Require, "auto", two(), true, Ok((&[0, 1], "GPU0, GPU1: every device"))),
             (Require, "1", two(), true, Ok((&[1], "as asked for"))),
             (Require, "auto", two(), false, Err((Unsupported, "no CUDA"))),
             (Require, "auto", absent(), true, Err((DeviceError, "libcuda.so.1 was not found"))),
