@@ -232,8 +232,7 @@ fn names_and_steps() {
 
 /// The report on a machine, with so much memory free.
 fn report(config: &EngineConfig, machine: &MachineSnapshot, free: Option<u64>) -> Preflight {
-    let mut memory = MemoryReading::default();
-    memory.available_bytes = free;
+    let memory = MemoryReading { available_bytes: free, ..MemoryReading::default() };
     preflight::run(config, machine, &memory)
 }
 
