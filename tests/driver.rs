@@ -5,8 +5,8 @@
 
 mod support;
 
-use llamapen::device::{ComputeMode, DeviceMask, Devices, DriverState, GpuPolicy, decide};
-use llamapen::{MachineSnapshot, Status};
+use llamapen::Status;
+use llamapen::device::{ComputeMode, DeviceMask, Devices, DriverState, decide};
 use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
@@ -17,9 +17,11 @@ use tempfile::TempDir;
 fn child() {
     let counts = || ["fd", "task"].map(|what| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count());
     let before = counts();
-    let devices = MachineSnapshot::observe().devices;
-    assert_eq!(counts(), before, "descriptors and threads");
-    assert_eq!(MachineSnapshot::observe().devices, devices, "asked again");
+    let devices = Devices::discover();
+    // Of the binding, that is: the real driver keeps descriptors, and is excepted.
+    let real = std::env::var_os("REAL_DRIVER").is_some() && matches!(devices.driver, DriverState::Present { .. });
+    assert!(counts() == before || real, "descriptors and threads: {before:?} became {:?}", counts());
+    assert_eq!(Devices::discover(), devices, "asked again");
     support::child::answer(&devices);
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let loaded = maps.lines().any(|line| line.contains("libcuda"));
@@ -47,7 +49,7 @@ fn devices_are_reported_as_the_driver_tells_them() {
     assert_eq!((third.integrated, third.ecc, third.total_bytes), (true, None, 24 << 30));
     assert_eq!(third.compute_capability, (9, 2));
     // And what follows from it.
-    let all = decide(GpuPolicy::Require, &DeviceMask::Auto, &found, true).unwrap();
+    let all = decide(true, &DeviceMask::Auto, &found, true).unwrap();
     assert_eq!(all.devices, [0, 2], "the prohibited one is left out");
 }
 
@@ -94,7 +96,7 @@ fn a_failing_driver_is_reported_with_its_code_and_a_remedy() {
         assert_eq!(*told, code);
         assert!(reason.contains(part), "{reason}");
         assert!(found.devices.is_empty());
-        let error = decide(GpuPolicy::Require, &DeviceMask::Auto, &found, true).unwrap_err();
+        let error = decide(true, &DeviceMask::Auto, &found, true).unwrap_err();
         assert_eq!(error.status(), Status::DeviceError);
         assert!(error.to_string().contains(part), "{error}");
     }
@@ -120,11 +122,14 @@ fn no_visible_device_and_a_name_without_an_end() {
 #[test]
 fn no_library_is_an_answer() {
     let empty = TempDir::new().unwrap();
-    let found = devices(empty.path(), &[]);
-    // Where this machine has a driver, it is found in the system's folders.
-    if let DriverState::Absent { reason } = &found.driver {
-        assert!(reason.contains("libcuda.so.1 cannot be loaded"), "{reason}");
-        assert!(reason.contains("No such file"), "{reason}");
+    let found = devices(empty.path(), &[("REAL_DRIVER", "1")]);
+    match &found.driver {
+        DriverState::Absent { reason } => {
+            assert!(reason.contains("libcuda.so.1 cannot be loaded"), "{reason}");
+            assert!(reason.contains("No such file"), "{reason}");
+        }
+        // This machine has a driver, in the system's folders.
+        _ => assert!(found.devices.iter().all(|d| d.total_bytes > 0 && !d.name.is_empty() && d.uuid.is_some())),
     }
     let found = devices(support::no_cuda().path(), &[]);
     assert!(matches!(&found.driver, DriverState::Absent { reason } if reason.contains("libcuda.so.1")), "{found:?}");

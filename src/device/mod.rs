@@ -1,7 +1,8 @@
 //! GPUs: which there are, which to use, and what goes where. Plain values and pure functions.
 //!
 //! # What asking the driver does
-//! [`MachineSnapshot::observe`](crate::MachineSnapshot::observe) asks NVIDIA's driver over its driver API: `cuInit`,
+//! [`Devices::discover`], and in a build with CUDA [`MachineSnapshot::observe`](crate::MachineSnapshot::observe) and so
+//! [`prepare`](crate::prepare()), ask NVIDIA's driver over its driver API: `cuInit`,
 //! counts, names, sizes and attributes. No context is created, so no device memory is taken and nothing can run on a
 //! device. On a host without `libcuda.so.1` that is one failed look for a file and leaves nothing behind.
 //!
@@ -29,7 +30,7 @@ mod policy;
 mod split;
 
 pub use mask::{DeviceMask, select};
-pub use policy::{DeviceDecision, GpuPolicy, decide};
+pub use policy::{DeviceDecision, decide};
 pub use split::{DeviceRoom, DeviceShare, LayerSplit, SplitRatios, split_layers};
 
 use serde::{Deserialize, Serialize};
@@ -195,6 +196,12 @@ impl BrokenDevice {
 }
 
 impl Devices {
+    /// Asks NVIDIA's driver, without creating a context; [what that does](self#what-asking-the-driver-does).
+    #[must_use]
+    pub fn discover() -> Self {
+        crate::native::CudaDriver.discover()
+    }
+
     /// A working driver for CUDA `version` (13000 is 13.0) with these devices.
     #[must_use]
     pub fn present(version: u32, devices: Vec<DeviceInfo>) -> Self {
@@ -230,15 +237,32 @@ impl Devices {
             DriverState::Absent { reason } => Some(format!("no NVIDIA driver: {reason}")),
             DriverState::Failed { reason, .. } => Some(format!("the NVIDIA driver does not work: {reason}")),
             DriverState::Present { .. } if self.usable().next().is_some() => None,
-            DriverState::Present { .. } => {
-                let why = self.devices.iter().filter_map(|d| Some((d.index, d.unusable()?.to_owned())));
-                let broken = self.broken.iter().map(|d| (d.index, d.reason.clone()));
-                let all: Vec<_> = why.chain(broken).map(|(index, why)| format!("GPU{index}: {why}")).collect();
-                Some(match all.is_empty() {
-                    true => "the NVIDIA driver sees no device; is CUDA_VISIBLE_DEVICES set?".into(),
-                    false => format!("no usable device: {}", all.join("; ")),
-                })
-            }
+            DriverState::Present { .. } => Some(match self.left_out() {
+                why if why.is_empty() => "the NVIDIA driver sees no device; is CUDA_VISIBLE_DEVICES set?".into(),
+                why => format!("no usable device: {why}"),
+            }),
         }
+    }
+
+    /// Devices on which nothing can run, and why: `GPU1: …; GPU2: …`. Empty where there are none.
+    pub(crate) fn left_out(&self) -> String {
+        let unusable = self.devices.iter().filter_map(|d| Some((d.index, d.unusable()?)));
+        let broken = self.broken.iter().map(|d| (d.index, d.reason.as_str()));
+        unusable.chain(broken).map(|(index, why)| format!("GPU{index}: {why}")).collect::<Vec<_>>().join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The mask that a text spells.
+    pub(super) fn mask(text: &str) -> DeviceMask {
+        text.parse().unwrap()
+    }
+
+    /// Two devices.
+    pub(super) fn two() -> Devices {
+        Devices::present(13000, vec![DeviceInfo::new(0, "A", 1), DeviceInfo::new(1, "B", 1)])
     }
 }

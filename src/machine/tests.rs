@@ -149,6 +149,9 @@ fn version_1_in_a_container_that_sees_the_hosts_path() {
     assert_eq!((machine.cpu_quota_millis, machine.memory_limit_bytes), (Some(5000), Some(5_000_000)));
     let reading = fake.read();
     assert_eq!((reading.cgroup_used_bytes, reading.cgroup_left_bytes), (Some(3_000_000), Some(2_500_000)));
+    // Version 1 has no word for no limit.
+    let unlimited = fake.file("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+    assert_eq!((unlimited.observe().memory_limit_bytes, unlimited.read().cgroup_left_bytes), (None, None));
 }
 
 #[test]

@@ -34,6 +34,8 @@ fn layers_follow_the_memory() {
     assert_eq!(counts(&split_layers(&rooms(&[1000, 1000]), &layers, None).unwrap()), [6, 6]);
     assert_eq!(counts(&split_layers(&rooms(&[3000, 1000]), &layers, None).unwrap()), [9, 3]);
     assert_eq!(counts(&split_layers(&rooms(&[500, 500, 500]), &[10; 10], None).unwrap()), [3, 3, 4]);
+    // One large layer decides for the fullest device; the others still share evenly.
+    assert_eq!(counts(&split_layers(&rooms(&[50, 50, 50]), &[10, 1, 1, 1, 1], None).unwrap()), [1, 2, 2]);
     // A large output layer goes with fewer others.
     let split = split_layers(&rooms(&[1000, 1000]), &[10, 10, 10, 10, 40], None).unwrap();
     assert_eq!(counts(&split), [4, 1]);
