@@ -16,7 +16,13 @@ mod quantization;
 mod types;
 
 #[cfg(test)]
+mod loader_tests;
+#[cfg(test)]
 mod mutation_tests;
+#[cfg(test)]
+mod random;
+#[cfg(test)]
+mod seeds;
 
 pub use gguf::{Array, Gguf, GgufError, Split, StringArray, TensorInfo, Value};
 pub use info::{ModelInfo, PerLayer, SsmInfo};

@@ -5,25 +5,10 @@ use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::time::{Duration, Instant};
 
 use super::gguf::builder::Builder;
+use super::random::Random;
 use super::{Array, GgmlType, Gguf, GgufError, ModelInfo, Value};
 
 const MUTATIONS_PER_SEED: u32 = 6_000;
-
-/// xorshift64*, so that every run tries the same files.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
 
 fn seeds() -> Vec<Vec<u8>> {
     let hybrid = Builder::llama()
@@ -148,7 +133,7 @@ fn heap_bytes(gguf: &Gguf) -> usize {
 fn mutated_headers_neither_panic_nor_take_memory() {
     let started = Instant::now();
     let seeds = seeds();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(0);
     let (mut read, mut sound, mut slowest) = (0, 0, Duration::ZERO);
     for seed in 0..seeds.len() {
         for _ in 0..MUTATIONS_PER_SEED {

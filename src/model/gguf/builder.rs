@@ -24,17 +24,18 @@ pub(in crate::model) struct Builder {
     /// Counts to write instead of the true ones.
     pub(in crate::model) tensor_count: Option<u64>,
     pub(in crate::model) entry_count: Option<u64>,
-    entries: Vec<(String, Vec<u8>)>,
-    tensors: Vec<Tensor>,
+    /// Keys, and their values as type number and bytes.
+    pub(in crate::model) entries: Vec<(String, Vec<u8>)>,
+    pub(in crate::model) tensors: Vec<Tensor>,
 }
 
 #[derive(Clone)]
-struct Tensor {
-    name: Vec<u8>,
-    dims: Vec<u64>,
-    number: u32,
-    offset: u64,
-    bytes: u64,
+pub(in crate::model) struct Tensor {
+    pub(in crate::model) name: Vec<u8>,
+    pub(in crate::model) dims: Vec<u64>,
+    pub(in crate::model) number: u32,
+    pub(in crate::model) offset: u64,
+    pub(in crate::model) bytes: u64,
 }
 
 pub(in crate::model) fn string(text: impl AsRef<[u8]>) -> Vec<u8> {
