@@ -65,7 +65,7 @@ fn mutate(random: &mut Random, seeds: &[Vec<u8>], seed: usize) -> Vec<u8> {
         match random.below(6) {
             0 => bytes[at] ^= 1 << random.below(8),
             1 => bytes[at] = random.next() as u8,
-            2 => bytes.truncate(at),
+            2 => bytes.truncate(at.max(1)),
             3 | 4 => {
                 let width = [1, 2, 4, 8][random.below(4)];
                 let extreme = EXTREMES[random.below(EXTREMES.len())].to_le_bytes();

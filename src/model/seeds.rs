@@ -217,7 +217,8 @@ fn vocabulary(builder: Builder, words: Words) -> (Builder, u64) {
 
 fn llama() -> Builder {
     // Wide enough for quantized weights.
-    let model = Model::new("llama", Words::Bpe).heads().rms().u32("embedding_length", 32).u32("rope.dimension_count", 16);
+    let model =
+        Model::new("llama", Words::Bpe).heads().rms().u32("embedding_length", 32).u32("rope.dimension_count", 16);
     let vocab = model.vocab;
     let mut model = model
         .f32("rope.freq_base", 10_000.0)
@@ -489,13 +490,14 @@ fn granite_hybrid() -> Builder {
         .build()
 }
 
-/// A recurrent layer, and one that is nothing but experts.
+/// A recurrent layer, one that is nothing but experts, and one that is nothing but attention.
 fn nemotron_h_moe() -> Builder {
     let half = FF / 2;
     Model::new("nemotron_h_moe", Words::Bpe)
         .u32("attention.head_count", 2)
-        .u32s("attention.head_count_kv", &[0, 0])
-        .u32s("feed_forward_length", &[0, FF as u32])
+        .u32("block_count", 3)
+        .u32s("attention.head_count_kv", &[0, 0, 1])
+        .u32s("feed_forward_length", &[0, FF as u32, 0])
         .epsilon()
         .rms()
         .ssm(16, 4)
@@ -511,6 +513,7 @@ fn nemotron_h_moe() -> Builder {
         .layer(1, &[ROUTER, ("exp_probs_b.bias", &[4])])
         .layer(1, &[("ffn_down_exps.weight", &[half, WIDTH, 4]), ("ffn_up_exps.weight", &[WIDTH, half, 4])])
         .layer(1, &[("ffn_down_shexp.weight", &[half, WIDTH]), ("ffn_up_shexp.weight", &[WIDTH, half])])
+        .layer(2, &[NORM, Q, K, V, OUT])
         .build()
 }
 
@@ -533,19 +536,22 @@ fn lfm2() -> Builder {
         .build()
 }
 
+/// The kernels take heads of 64 elements at least.
 fn rwkv7() -> Builder {
+    const WIDTH: u64 = 64;
     let model = Model::new("rwkv7", Words::Rwkv);
     let vocab = model.vocab;
     let mut model = model
+        .u32("embedding_length", WIDTH as u32)
         .u32("attention.head_count", 0)
         .epsilon()
-        .u32("wkv.head_size", 4)
+        .u32("wkv.head_size", WIDTH as u32)
         .u32("token_shift_count", 2)
-        .ends()
-        .tensor("output_norm.bias", &[WIDTH])
-        .tensor("output.weight", &[WIDTH, vocab])
-        .tensor("token_embd_norm.weight", &[WIDTH])
-        .tensor("token_embd_norm.bias", &[WIDTH]);
+        .tensor("token_embd.weight", &[WIDTH, vocab])
+        .tensor("output.weight", &[WIDTH, vocab]);
+    for norm in ["token_embd_norm", "output_norm"] {
+        model = model.tensor(&format!("{norm}.weight"), &[WIDTH]).tensor(&format!("{norm}.bias"), &[WIDTH]);
+    }
     for rank in ["decay", "iclr", "value_residual_mix", "gate"] {
         model = model.u32(&format!("attention.{rank}_lora_rank"), 2);
     }
@@ -558,11 +564,18 @@ fn rwkv7() -> Builder {
             (&format!("time_mix_{lora}2.weight"), &[2, WIDTH]),
         ]);
     }
-    for matrix in ["key", "value", "receptance", "output"] {
-        model = model.layers(&[(&format!("time_mix_{matrix}.weight"), &[WIDTH, WIDTH])]);
+    for layer in 0..LAYERS {
+        for matrix in ["key", "value", "receptance", "output"] {
+            model = model.typed(&format!("blk.{layer}.time_mix_{matrix}.weight"), GgmlType::Q4_0, &[WIDTH, WIDTH]);
+        }
     }
     model
-        .layers(&[NORM, ("attn_norm.bias", &[WIDTH]), ("attn_norm_2.weight", &[WIDTH]), ("attn_norm_2.bias", &[WIDTH])])
+        .layers(&[
+            ("attn_norm.weight", &[WIDTH]),
+            ("attn_norm.bias", &[WIDTH]),
+            ("attn_norm_2.weight", &[WIDTH]),
+            ("attn_norm_2.bias", &[WIDTH]),
+        ])
         .layers(&[("time_mix_ln.bias", &[WIDTH]), ("time_mix_lerp_fused.weight", &[WIDTH, 1, 1, 6])])
         .layers(&[("channel_mix_lerp_k.weight", &[WIDTH, 1, 1]), ("channel_mix_key.weight", &[WIDTH, FF])])
         .layers(&[("channel_mix_value.weight", &[FF, WIDTH])])

@@ -35,7 +35,7 @@ impl Traits {
 }
 
 /// Whether a list of names, parted by spaces, holds an architecture.
-fn listed(list: &str, architecture: &str) -> bool {
+pub(super) fn listed(list: &str, architecture: &str) -> bool {
     list.split(' ').any(|name| name == architecture)
 }
 
@@ -288,11 +288,15 @@ fn rwkv(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     if stated != shifts {
         return Err(keys.fault(SHIFTS, shifts, stated));
     }
-    if let Some(head) = keys.u32(HEAD)?
-        && !hparams.n_embd.is_multiple_of(head)
-    {
-        let expected = format_args!("a divisor of the width {}", hparams.n_embd).to_string();
-        return Err(keys.fault(HEAD, expected, head));
+    if let Some(head) = keys.u32(HEAD)? {
+        if !hparams.n_embd.is_multiple_of(head) {
+            let expected = format_args!("a divisor of the width {}", hparams.n_embd).to_string();
+            return Err(keys.fault(HEAD, expected, head));
+        }
+        // The kernels go through a head in steps of up to 64 and write past the end of one that is no multiple.
+        if !head.is_multiple_of(64) {
+            return Err(keys.fault(HEAD, "a multiple of 64", head));
+        }
     }
     if keys.architecture != "rwkv6" || keys.incomplete() {
         return Ok(());

@@ -35,6 +35,10 @@ const ELEMENTWISE: &[&str] = &[
     ".ssm_conv1d_v.weight",
     ".shortconv.conv.weight",
     ".time_mix_first.weight",
+    ".time_mix_decay.weight",
+    ".time_mix_r_k.weight",
+    ".channel_mix_lerp_k.weight",
+    ".channel_mix_lerp_r.weight",
     ".attn_sinks.weight",
     "token_types.weight",
 ];
@@ -48,6 +52,7 @@ fn check_type(tensor: &TensorInfo) -> Result<(), GgufError> {
     let rope_factors = name.starts_with("rope_f") || name.contains(".rope_f");
     // Converters and quantizers leave vectors, and all but the weights, in F32 unless they are indices.
     let elementwise = rope_factors
+        || name.contains(".time_mix_lerp_")
         || ELEMENTWISE.iter().any(|end| name.ends_with(end))
         || (!index && (!factor || tensor.dims.len() <= 1));
     if elementwise && ggml_type != F32 {

@@ -66,7 +66,14 @@ fn optional_facts() {
 
 #[test]
 fn numbers_per_layer_are_kept_compact() {
-    let heads = |kv: &[u32]| info(&Builder::llama().u32s("llama.attention.head_count_kv", kv)).n_head_kv;
+    let heads = |kv: &[u32]| {
+        let openelm = Builder::llama().text("general.architecture", "openelm");
+        let openelm = ["context_length", "embedding_length", "block_count", "attention.head_count"]
+            .iter()
+            .zip([128, 64, 2, 4])
+            .fold(openelm, |builder, (suffix, n)| builder.u32(&format!("openelm.{suffix}"), n));
+        info(&openelm.u32s("openelm.attention.head_count_kv", kv)).n_head_kv
+    };
     assert_eq!(heads(&[2, 2]), PerLayer::Uniform(2));
     let varied = heads(&[1, 4]);
     assert_eq!(varied, PerLayer::Layers(vec![1, 4]));

@@ -90,7 +90,8 @@ impl Child {
         let name = format!("llamapen-mutant-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let file = std::env::temp_dir().join(name);
         let errors_path = file.with_extension("stderr");
-        let errors = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(&errors_path).unwrap();
+        let errors =
+            std::fs::File::options().create(true).truncate(true).read(true).write(true).open(&errors_path).unwrap();
         std::fs::remove_file(&errors_path).unwrap();
         // The shell sets limits without a line of unsafe code.
         let limits = format!("ulimit -v {MEMORY_KIB}; ulimit -c 0; exec \"$0\" \"$@\"");
@@ -193,7 +194,9 @@ fn load(path: &Path) -> Outcome {
     let Ok(mut context) = Context::new(model, &params, Arc::new(AtomicI32::new(0))) else {
         return Outcome::Loaded;
     };
-    if info.causal == Some(false) || info.n_vocab == 0 {
+    // Encoders have another entry, which no worker uses.
+    let encoder = info.causal == Some(false) || matches!(info.architecture.as_str(), "t5" | "t5encoder");
+    if encoder || info.n_vocab == 0 {
         return Outcome::Context;
     }
     say("decoding");

@@ -40,7 +40,8 @@ fn mutate(builder: &mut Builder, random: &mut Random, seeds: &[Seed]) {
         6 | 7 => add_key(builder, random),
         8 => words(builder, random),
         9 => other_architecture(builder, random, seeds),
-        10 => drop_layer(builder),
+        10 if random.one_in(3) => head_size(builder, random),
+        10 => drop_layer(builder, random),
         11 | 12 => number_everywhere(builder, random),
         _ => tensor(builder, random, seeds),
     }
@@ -55,7 +56,20 @@ fn remove<T>(list: &mut Vec<T>, random: &mut Random) -> Option<T> {
 fn whole(random: &mut Random, old: u32) -> u32 {
     const SMALL: [u32; 12] = [0, 1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64];
     const LARGE: [u32; 14] = [
-        127, 255, 256, 511, 512, 513, 1024, 65_536, 1 << 20, 1 << 24, i32::MAX as u32, 1 << 31, u32::MAX - 1, u32::MAX,
+        127,
+        255,
+        256,
+        511,
+        512,
+        513,
+        1024,
+        65_536,
+        1 << 20,
+        1 << 24,
+        i32::MAX as u32,
+        1 << 31,
+        u32::MAX - 1,
+        u32::MAX,
     ];
     match random.below(8) {
         0..=2 => *random.of(&SMALL),
@@ -69,7 +83,21 @@ fn whole(random: &mut Random, old: u32) -> u32 {
 
 fn fraction(random: &mut Random) -> f32 {
     const FRACTIONS: [f32; 16] = [
-        0.0, -0.0, 1.0, -1.0, 0.5, 1e-5, 1e-38, 1e-45, 1e30, f32::MAX, f32::MIN, 3.0, 10_000.0, -1e-5, f32::NAN,
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        1e-5,
+        1e-38,
+        1e-45,
+        1e30,
+        f32::MAX,
+        f32::MIN,
+        3.0,
+        10_000.0,
+        -1e-5,
+        f32::NAN,
         f32::INFINITY,
     ];
     *random.of(&FRACTIONS)
@@ -211,12 +239,36 @@ fn other_architecture(builder: &mut Builder, random: &mut Random, seeds: &[Seed]
     set(builder, "general.architecture", [&STRING.to_le_bytes()[..], &string(&new)].concat());
 }
 
-/// A model of one layer.
-fn drop_layer(builder: &mut Builder) {
+/// A model of one layer, the first or the second.
+fn drop_layer(builder: &mut Builder, random: &mut Random) {
     let key = format!("{}.block_count", architecture(builder));
     set(builder, &key, [U32.to_le_bytes(), 1u32.to_le_bytes()].concat());
-    builder.tensors.retain(|t| !t.name.windows(6).any(|part| part == b"blk.1."));
+    let (dropped, kept) = *random.of(&[("blk.1.", "blk.0."), ("blk.0.", "blk.1.")]);
+    let name = |tensor: &Tensor| String::from_utf8_lossy(&tensor.name).into_owned();
+    builder.tensors.retain(|tensor| !name(tensor).contains(dropped));
+    for tensor in &mut builder.tensors {
+        tensor.name = name(tensor).replace(kept, "blk.0.").into_bytes();
+    }
+    for (_, bytes) in &mut builder.entries {
+        // Numbers per layer.
+        let two = [&ARRAY.to_le_bytes()[..], &U32.to_le_bytes(), &2u64.to_le_bytes()].concat();
+        if bytes.starts_with(&two) && bytes.len() == 24 {
+            bytes.drain(if dropped == "blk.1." { 20..24 } else { 16..20 });
+            bytes[8] = 1;
+        }
+    }
     lay_out(builder);
+}
+
+/// Heads of another size than the width gives.
+fn head_size(builder: &mut Builder, random: &mut Random) {
+    let architecture = architecture(builder);
+    let size = whole(random, 4);
+    for suffix in ["attention.key_length", "attention.value_length", "rope.dimension_count"] {
+        if !random.one_in(6) {
+            set(builder, &format!("{architecture}.{suffix}"), [U32.to_le_bytes(), size.to_le_bytes()].concat());
+        }
+    }
 }
 
 /// Replaces one number by another in all shapes and in most of the metadata, so that they still agree.
