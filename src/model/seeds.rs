@@ -7,7 +7,7 @@ use super::GgmlType;
 use super::gguf::builder::Builder;
 
 const WIDTH: u64 = 8;
-const FF: u64 = 16;
+const FF: u64 = 12;
 const LAYERS: u32 = 2;
 
 /// A model by name. The names are those of architectures, with an addition where there are several of one.

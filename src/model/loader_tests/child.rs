@@ -177,15 +177,20 @@ fn say(word: &str) {
     std::io::stdout().flush().unwrap();
 }
 
-/// What the supervisor's loader and a worker do with a file.
+/// What the supervisor's loader and a worker do with a file. Files that this reader refuses go all the way.
 fn load(path: &Path) -> Outcome {
-    let info = ModelInfo::from_gguf(&read_header(path).unwrap()).unwrap();
+    let info = read_header(path).and_then(|gguf| ModelInfo::from_gguf(&gguf)).ok();
+    let wordless =
+        |info: &ModelInfo| info.n_vocab == 0 || matches!(info.tokenizer_model.as_deref(), Some("none" | "no_vocab"));
+    // Encoders have another entry, which no worker uses.
+    let encoder =
+        |info: &ModelInfo| info.causal == Some(false) || matches!(info.architecture.as_str(), "t5" | "t5encoder");
     say("loading");
     let Ok(model) = Model::load(path, &LoadParams { use_mmap: true, use_mlock: false }, |_| true) else {
         return Outcome::Refused;
     };
     let model = Arc::new(model);
-    if info.n_vocab > 0 && info.tokenizer_model.as_deref().is_some_and(|kind| kind != "none" && kind != "no_vocab") {
+    if !info.as_ref().is_some_and(wordless) {
         say("tokenizing");
         let _ = model.tokenize("ab a<s>\n", true);
     }
@@ -194,9 +199,7 @@ fn load(path: &Path) -> Outcome {
     let Ok(mut context) = Context::new(model, &params, Arc::new(AtomicI32::new(0))) else {
         return Outcome::Loaded;
     };
-    // Encoders have another entry, which no worker uses.
-    let encoder = info.causal == Some(false) || matches!(info.architecture.as_str(), "t5" | "t5encoder");
-    if encoder || info.n_vocab == 0 {
+    if info.is_some_and(|info| wordless(&info) || encoder(&info)) {
         return Outcome::Context;
     }
     say("decoding");

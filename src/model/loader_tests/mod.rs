@@ -5,6 +5,7 @@
 //! fine. Where a model loads, a worker's first steps follow: tokenizing, a context, one decode.
 
 mod child;
+mod corpus;
 mod mutate;
 
 use std::collections::HashSet;

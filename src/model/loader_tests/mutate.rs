@@ -41,7 +41,7 @@ fn mutate(builder: &mut Builder, random: &mut Random, seeds: &[Seed]) {
         8 => words(builder, random),
         9 => other_architecture(builder, random, seeds),
         10 if random.one_in(3) => head_size(builder, random),
-        10 => drop_layer(builder, random),
+        10 => builder.keep_one_layer(random.below(2)),
         11 | 12 => number_everywhere(builder, random),
         _ => tensor(builder, random, seeds),
     }
@@ -171,7 +171,7 @@ fn pick<'a>(list: &'a str, random: &mut Random) -> &'a str {
 
 /// Sets a key that some architecture reads.
 fn add_key(builder: &mut Builder, random: &mut Random) {
-    let architecture = architecture(builder);
+    let architecture = builder.architecture();
     let (list, kind) = *random.of(&[(WHOLE_KEYS, U32), (WHOLE_KEYS, U32), (FRACTION_KEYS, F32), (TRUTH_KEYS, BOOL)]);
     let key = pick(list, random);
     let key = if key.contains("tokenizer.") { key.to_owned() } else { format!("{architecture}.{key}") };
@@ -182,26 +182,14 @@ fn add_key(builder: &mut Builder, random: &mut Random) {
         F32 => [F32.to_le_bytes(), fraction(random).to_le_bytes()].concat(),
         _ => [&BOOL.to_le_bytes()[..], &[random.below(2) as u8]].concat(),
     };
-    set(builder, &key, value);
-}
-
-fn set(builder: &mut Builder, key: &str, value: Vec<u8>) {
-    match builder.entries.iter_mut().find(|(k, _)| k == key) {
-        Some((_, old)) => *old = value,
-        None => builder.entries.push((key.to_owned(), value)),
-    }
-}
-
-fn architecture(builder: &Builder) -> String {
-    let value = builder.entries.iter().find(|(key, _)| key == "general.architecture").map(|(_, value)| value);
-    value.map(|value| String::from_utf8_lossy(&value[12..]).into_owned()).unwrap_or_default()
+    builder.set(&key, value);
 }
 
 /// Changes the vocabulary: the kind of tokenizer, or a token.
 fn words(builder: &mut Builder, random: &mut Random) {
     if random.one_in(3) {
         let model = pick(TOKENIZERS, random);
-        return set(builder, "tokenizer.ggml.model", [&STRING.to_le_bytes()[..], &string(model)].concat());
+        return builder.set("tokenizer.ggml.model", [&STRING.to_le_bytes()[..], &string(model)].concat());
     }
     let key = *random.of(&["tokenizer.ggml.tokens", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"]);
     let Some((_, bytes)) = builder.entries.iter_mut().find(|(k, _)| k == key) else { return };
@@ -226,9 +214,9 @@ fn words(builder: &mut Builder, random: &mut Random) {
 
 /// Takes the same metadata and tensors for another architecture's.
 fn other_architecture(builder: &mut Builder, random: &mut Random, seeds: &[Seed]) {
-    let old = architecture(builder);
+    let old = builder.architecture();
     let new = match random.below(3) {
-        0 => architecture(&random.of(seeds).1),
+        0 => random.of(seeds).1.architecture(),
         _ => pick(ARCHITECTURES, random).to_owned(),
     };
     for (key, _) in &mut builder.entries {
@@ -236,37 +224,16 @@ fn other_architecture(builder: &mut Builder, random: &mut Random, seeds: &[Seed]
             *key = format!("{new}.{suffix}");
         }
     }
-    set(builder, "general.architecture", [&STRING.to_le_bytes()[..], &string(&new)].concat());
-}
-
-/// A model of one layer, the first or the second.
-fn drop_layer(builder: &mut Builder, random: &mut Random) {
-    let key = format!("{}.block_count", architecture(builder));
-    set(builder, &key, [U32.to_le_bytes(), 1u32.to_le_bytes()].concat());
-    let (dropped, kept) = *random.of(&[("blk.1.", "blk.0."), ("blk.0.", "blk.1.")]);
-    let name = |tensor: &Tensor| String::from_utf8_lossy(&tensor.name).into_owned();
-    builder.tensors.retain(|tensor| !name(tensor).contains(dropped));
-    for tensor in &mut builder.tensors {
-        tensor.name = name(tensor).replace(kept, "blk.0.").into_bytes();
-    }
-    for (_, bytes) in &mut builder.entries {
-        // Numbers per layer.
-        let two = [&ARRAY.to_le_bytes()[..], &U32.to_le_bytes(), &2u64.to_le_bytes()].concat();
-        if bytes.starts_with(&two) && bytes.len() == 24 {
-            bytes.drain(if dropped == "blk.1." { 20..24 } else { 16..20 });
-            bytes[8] = 1;
-        }
-    }
-    lay_out(builder);
+    builder.set("general.architecture", [&STRING.to_le_bytes()[..], &string(&new)].concat());
 }
 
 /// Heads of another size than the width gives.
 fn head_size(builder: &mut Builder, random: &mut Random) {
-    let architecture = architecture(builder);
+    let architecture = builder.architecture();
     let size = whole(random, 4);
     for suffix in ["attention.key_length", "attention.value_length", "rope.dimension_count"] {
         if !random.one_in(6) {
-            set(builder, &format!("{architecture}.{suffix}"), [U32.to_le_bytes(), size.to_le_bytes()].concat());
+            builder.set(&format!("{architecture}.{suffix}"), [U32.to_le_bytes(), size.to_le_bytes()].concat());
         }
     }
 }
@@ -277,18 +244,7 @@ fn number_everywhere(builder: &mut Builder, random: &mut Random) {
     let Some(&old) = dims.get(random.below(dims.len())) else { return };
     let new = whole(random, old as u32);
     let spare = random.one_in(2);
-    for (_, bytes) in &mut builder.entries {
-        let scalar = bytes.len() == 8 && bytes[..4] == U32.to_le_bytes();
-        if scalar && bytes[4..] == (old as u32).to_le_bytes() && !(spare && random.one_in(4)) {
-            bytes[4..].copy_from_slice(&new.to_le_bytes());
-        }
-    }
-    for tensor in &mut builder.tensors {
-        for n in tensor.dims.iter_mut().filter(|n| **n == old) {
-            *n = u64::from(new);
-        }
-    }
-    lay_out(builder);
+    builder.replace_number(old, u64::from(new), || !(spare && random.one_in(4)));
 }
 
 fn tensor(builder: &mut Builder, random: &mut Random, seeds: &[Seed]) {
@@ -326,7 +282,7 @@ fn tensor(builder: &mut Builder, random: &mut Random, seeds: &[Seed]) {
         }
         _ => shape(&mut builder.tensors[at], random),
     }
-    lay_out(builder);
+    builder.lay_out();
 }
 
 fn shape(tensor: &mut Tensor, random: &mut Random) {
@@ -340,18 +296,6 @@ fn shape(tensor: &mut Tensor, random: &mut Random) {
             *n = u64::from(whole(random, *n as u32));
         }
         _ => {}
-    }
-}
-
-/// Places the tensors one after the other again.
-fn lay_out(builder: &mut Builder) {
-    let mut offset = 0u64;
-    for tensor in &mut builder.tensors {
-        let elements = tensor.dims.iter().fold(1u64, |product, &n| product.saturating_mul(n));
-        let ggml_type = GgmlType::ALL.iter().find(|t| t.number() == tensor.number).unwrap_or(&GgmlType::F32);
-        tensor.bytes = (elements / ggml_type.block_elements()).saturating_mul(ggml_type.block_bytes());
-        tensor.offset = offset;
-        offset = offset.saturating_add(tensor.bytes).checked_next_multiple_of(builder.alignment).unwrap_or(u64::MAX);
     }
 }
 
