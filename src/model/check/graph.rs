@@ -33,12 +33,26 @@ const NEED_GATING: &str = "\
     bailingmoe2 bailingmoe3 deepseek32 dots1 dots3note exaone-moe hy_v4 kimi-k3 kimi-linear lfm2moe minimax-m2 \
     minimax-m3 smallthinker";
 
+/// Architectures whose graph asserts whatever the file says: their values have the wrong shape for the KV cache.
+const BROKEN: &str = "plm";
+
 pub(super) fn check(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     let architecture = keys.architecture;
+    if listed(BROKEN, architecture) {
+        const KEY: &str = "general.architecture";
+        return Err(keys.gguf.fault(KEY, "one that llama.cpp can run", format_args!("'{architecture}'")));
+    }
     heads(keys, hparams)?;
     experts(keys, hparams)?;
     if listed("deepseek2 mistral4 deepseek32 glm-dsa", architecture) {
         latent_cache(keys, hparams)?;
+    }
+    if listed("deepseek2 mistral4", architecture) {
+        temperature(keys)?;
+    }
+    if architecture == "llama4" && keys.u32("attention.sliding_window")? != Some(0) {
+        // Every fourth layer is without rotation and scaled by position; that input must be used.
+        keys.within("block_count", 4..=u32::MAX)?;
     }
     let kinds = Kinds::of(keys, hparams)?;
     if let Some(kinds) = &kinds {
@@ -127,6 +141,17 @@ fn latent_cache(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     Ok(())
 }
 
+/// A temperature by position divides positions by a length.
+fn temperature(keys: &Keys<'_>) -> Result<(), GgufError> {
+    const LENGTH: &str = "attention.temperature_length";
+    let scaled = keys.gguf.typed::<f32>(&keys.key("attention.temperature_scale"))?.is_some_and(|scale| scale != 0.0);
+    let length = keys.u32(LENGTH)?.unwrap_or(0);
+    if scaled && length == 0 {
+        return Err(keys.fault(LENGTH, "at least 1, as there is a temperature", length));
+    }
+    Ok(())
+}
+
 /// Which layers of a hybrid model are recurrent, and which have attention.
 struct Kinds {
     recurrent: Vec<bool>,
@@ -184,6 +209,22 @@ impl Kinds {
 
 /// Tensors that loading takes as optional and the graph does not.
 fn tensors(keys: &Keys<'_>, hparams: &Hparams, kinds: Option<&Kinds>) -> Result<(), GgufError> {
+    // The other layers borrow that of the first.
+    let biases: &[&str] = match keys.architecture {
+        "t5" => &["enc.blk.0.attn_rel_b.weight", "dec.blk.0.attn_rel_b.weight"],
+        "t5encoder" => &["enc.blk.0.attn_rel_b.weight"],
+        _ => &[],
+    };
+    for bias in biases {
+        if keys.tensors().all(|tensor| tensor.name != *bias) {
+            let expected = format_args!("a tensor '{bias}'").to_string();
+            return Err(keys.fault("attention.relative_buckets_count", expected, "none"));
+        }
+    }
+    layer_tensors(keys, hparams, kinds)
+}
+
+fn layer_tensors(keys: &Keys<'_>, hparams: &Hparams, kinds: Option<&Kinds>) -> Result<(), GgufError> {
     let recurrent = |layer: u32| kinds.is_none_or(|kinds| kinds.recurrent.get(layer as usize) == Some(&true));
     let qkv: &[&[&str]] = &[&["attn_qkv.weight"], &["attn_q.weight", "attn_k.weight", "attn_v.weight"]];
     let gated: &[&[&str]] = &[&["attn_qkv.weight", "attn_gate.weight"]];

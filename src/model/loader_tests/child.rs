@@ -192,7 +192,7 @@ fn load(path: &Path) -> Outcome {
     let model = Arc::new(model);
     if !info.as_ref().is_some_and(wordless) {
         say("tokenizing");
-        let _ = model.tokenize("ab a<s>\n", true);
+        let _ = model.tokenize("ab a<s>\n é日\u{1f600}", true);
     }
     say("making a context");
     let params = ContextParams { n_ctx: 16, n_seq: 1, n_ubatch: 8, n_threads: 1 };
