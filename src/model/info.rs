@@ -151,7 +151,27 @@ pub struct ModelInfo {
     pub alignment: u32,
 }
 
+/// Architectures that read a whole text at once, or need one read so before they write.
+const ENCODERS: &[&str] = &[
+    "bert",
+    "eurobert",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "modern-bert",
+    "neo-bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "t5",
+    "t5encoder",
+];
+
 impl ModelInfo {
+    /// Whether decoding token by token, without an encoder's pass, is not what the model is made for. llama.cpp asserts
+    /// that such a pass came first, or that attention is not causal.
+    pub(crate) fn is_encoder(&self) -> bool {
+        self.causal == Some(false) || ENCODERS.contains(&self.architecture.as_str())
+    }
+
     /// Checks a header against what llama.cpp demands of it and describes the model.
     ///
     /// For the first file of a split model, sizes and parameter counts cover that file alone; see

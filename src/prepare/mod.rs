@@ -100,8 +100,8 @@ fn generates_text(info: &ModelInfo) -> Result<()> {
     if info.split.as_ref().is_some_and(|split| split.count > 1) {
         return refuse("the model is split over several files");
     }
-    if info.causal == Some(false) {
-        return refuse(&format!("a {} model without causal attention is an encoder", info.architecture));
+    if info.is_encoder() {
+        return refuse(&format!("this {} model is an encoder", info.architecture));
     }
     if info.tokenizer_model.as_deref().is_none_or(|kind| kind == "none" || kind == "no_vocab") || info.n_vocab == 0 {
         return refuse("the file has no vocabulary");

@@ -25,6 +25,10 @@ const HEADS_FILL_WIDTH: &str = "\
     modern-bert mpt nemotron neo-bert nomic-bert nomic-bert-moe olmo olmo2 olmoe orion phi2 phi3 phimoe plamo pockettts \
     qwen qwen2 qwen2moe qwen2vl stablelm starcoder starcoder2 xverse";
 
+/// Architectures whose heads may have another size in layers with a sliding window.
+const HEADS_BY_WINDOW: &str = "\
+    deci dots3note gemma4 gemma4-assistant laguna maple mimo2 muse-glimmer plamo3 spark2_5 step35";
+
 /// Architectures that may use another number of experts in each layer.
 const EXPERTS_PER_LAYER: &str = "nemotron_h nemotron_h_moe";
 
@@ -50,9 +54,10 @@ pub(super) fn check(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError>
     if listed("deepseek2 mistral4", architecture) {
         temperature(keys)?;
     }
-    if architecture == "llama4" && keys.u32("attention.sliding_window")? != Some(0) {
-        // Every fourth layer is without rotation and scaled by position; that input must be used.
+    if architecture == "llama4" {
+        // Every fourth layer is scaled by position: that input must be there, and used.
         keys.within("block_count", 4..=u32::MAX)?;
+        keys.within("attention.sliding_window", 1..=u32::MAX)?;
     }
     let kinds = Kinds::of(keys, hparams)?;
     if let Some(kinds) = &kinds {
@@ -75,6 +80,11 @@ fn heads(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
                 let suffix = if keys.has(suffix) { suffix } else { "attention.head_count" };
                 return Err(keys.fault(suffix, format_args!("{first} in every layer"), other));
             }
+        }
+    }
+    if !listed(HEADS_BY_WINDOW, keys.architecture) {
+        for (suffix, length) in [("key_length", hparams.n_embd_head_k), ("value_length", hparams.n_embd_head_v)] {
+            keys.within(&format!("attention.{suffix}_swa"), length..=length)?;
         }
     }
     if listed(HEADS_FILL_WIDTH, keys.architecture) {

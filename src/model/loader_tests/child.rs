@@ -182,9 +182,6 @@ fn load(path: &Path) -> Outcome {
     let info = read_header(path).and_then(|gguf| ModelInfo::from_gguf(&gguf)).ok();
     let wordless =
         |info: &ModelInfo| info.n_vocab == 0 || matches!(info.tokenizer_model.as_deref(), Some("none" | "no_vocab"));
-    // Encoders have another entry, which no worker uses.
-    let encoder =
-        |info: &ModelInfo| info.causal == Some(false) || matches!(info.architecture.as_str(), "t5" | "t5encoder");
     say("loading");
     let Ok(model) = Model::load(path, &LoadParams { use_mmap: true, use_mlock: false }, |_| true) else {
         return Outcome::Refused;
@@ -199,7 +196,8 @@ fn load(path: &Path) -> Outcome {
     let Ok(mut context) = Context::new(model, &params, Arc::new(AtomicI32::new(0))) else {
         return Outcome::Loaded;
     };
-    if info.is_some_and(|info| wordless(&info) || encoder(&info)) {
+    // What `prepare` refuses is not decoded.
+    if info.is_some_and(|info| wordless(&info) || info.is_encoder()) {
         return Outcome::Context;
     }
     say("decoding");
