@@ -11,6 +11,8 @@ mod tensors;
 mod vocab;
 
 #[cfg(test)]
+mod graph_tests;
+#[cfg(test)]
 mod tests;
 
 pub(super) use hparams::Hparams;

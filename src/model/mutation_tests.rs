@@ -8,7 +8,7 @@ use super::gguf::builder::Builder;
 use super::random::Random;
 use super::{Array, GgmlType, Gguf, GgufError, ModelInfo, Value};
 
-const MUTATIONS_PER_SEED: u32 = 6_000;
+const MUTATIONS: usize = 24_000;
 
 fn seeds() -> Vec<Vec<u8>> {
     let hybrid = Builder::llama()
@@ -37,7 +37,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut bare = Builder::new();
     bare.version = 2;
     let bare = bare.tensor("a", GgmlType::Q4_K, &[256, 2]).tensor("b", GgmlType::I8, &[1, 2, 3, 4]);
-    vec![Builder::llama().build(), hybrid.build(), sentencepiece.build(), bare.build()]
+    let mut seeds = vec![Builder::llama().build(), hybrid.build(), sentencepiece.build(), bare.build()];
+    seeds.extend(super::seeds::all().into_iter().map(|(_, builder)| builder.build()));
+    seeds
 }
 
 fn mutate(random: &mut Random, seeds: &[Vec<u8>], seed: usize) -> Vec<u8> {
@@ -134,9 +136,10 @@ fn mutated_headers_neither_panic_nor_take_memory() {
     let started = Instant::now();
     let seeds = seeds();
     let mut random = Random::new(0);
-    let (mut read, mut sound, mut slowest) = (0, 0, Duration::ZERO);
+    let (mut tried, mut read, mut sound, mut slowest) = (0, 0, 0, Duration::ZERO);
     for seed in 0..seeds.len() {
-        for _ in 0..MUTATIONS_PER_SEED {
+        for _ in 0..MUTATIONS / seeds.len() + 1 {
+            tried += 1;
             let bytes = mutate(&mut random, &seeds, seed);
             let taken = Cell::new(0);
             let began = Instant::now();
@@ -168,7 +171,6 @@ fn mutated_headers_neither_panic_nor_take_memory() {
             slowest = slowest.max(began.elapsed());
         }
     }
-    let tried = MUTATIONS_PER_SEED as usize * seeds.len();
     assert!(tried >= 20_000);
     // Mutations that all fail at the first byte would show nothing.
     assert!(read > tried / 20 && sound > tried / 50, "{read} read, {sound} sound of {tried}");

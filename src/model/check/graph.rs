@@ -48,7 +48,7 @@ pub(super) fn check(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError>
     }
     heads(keys, hparams)?;
     experts(keys, hparams)?;
-    if listed("deepseek2 mistral4 deepseek32 glm-dsa", architecture) {
+    if listed("deepseek2 mistral4 deepseek32 glm-dsa minicpm3", architecture) {
         latent_cache(keys, hparams)?;
     }
     if listed("deepseek2 mistral4", architecture) {
@@ -129,7 +129,7 @@ fn latent_cache(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     const KEY: &str = "attention.key_length_mla";
     let stated = |suffix: &str| Ok(keys.u32(suffix)?.is_some_and(|n| n > 0));
     let kv_heads = hparams.n_head_kv.get(0);
-    if stated(KEY)? && stated("attention.value_length_mla")? {
+    if stated(KEY)? && stated("attention.value_length_mla")? && keys.architecture != "minicpm3" {
         let Some(rank) = keys.u32("attention.kv_lora_rank")? else { return Ok(()) };
         if kv_heads != 1 {
             return Err(keys.fault(KV_HEADS, 1, kv_heads));
