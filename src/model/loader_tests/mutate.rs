@@ -6,7 +6,7 @@ use crate::model::random::Random;
 use crate::model::seeds::Seed;
 
 /// Files beyond this are not written: they would measure the disk.
-const MAX_BYTES: u64 = 1 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 
 /// File number `index`, the same in every run.
 pub(super) fn mutant(seeds: &[Seed], index: u64) -> Vec<u8> {
