@@ -47,7 +47,9 @@ impl Hparams {
         let n_embd = keys.required("embedding_length", 1..=MAX_WIDTH)?;
         keys.within("embedding_length_out", 0..=MAX_WIDTH)?;
         let n_layer = keys.required("block_count", 1..=MAX_LAYERS)?;
-        keys.within("nextn_predict_layers", 0..=n_layer)?;
+        // They are counted among the layers. Only a drafting model consists of nothing else.
+        let own = u32::from(keys.architecture != "gemma4-assistant");
+        keys.within("nextn_predict_layers", 0..=n_layer - own)?;
         let n_ff = per_layer(keys, "feed_forward_length", n_layer, MAX_FEED_FORWARD)?.unwrap_or(PerLayer::Uniform(0));
         let (expert_count, expert_used_count) = experts(keys, n_layer)?;
         let heads = Heads::check(keys, traits, n_embd, n_layer)?;

@@ -89,7 +89,7 @@ fn absurd_numbers() {
         ("llama.attention.sliding_window", &[u32::MAX]),
         ("llama.pooling_type", &[5, u32::MAX]),
         ("llama.vocab_size", &[u32::MAX]),
-        ("llama.nextn_predict_layers", &[3]),
+        ("llama.nextn_predict_layers", &[2, 3]),
     ] {
         for &value in values {
             refused(&Builder::llama().u32(key, value), key);
