@@ -112,7 +112,9 @@ fn seed(name: &str) -> Builder {
 fn small(mut builder: Builder) -> Builder {
     for tensor in &mut builder.tensors {
         let name = String::from_utf8_lossy(&tensor.name).into_owned();
-        let multiplied = ["attn_", "ffn_", "token_embd.", "shortconv."].iter().any(|part| name.contains(part));
+        let multiplied = ["attn_", "ffn_", "token_embd.", "shortconv.", "ssm_in.", "ssm_x.", "ssm_dt.", "ssm_out."]
+            .iter()
+            .any(|part| name.contains(part));
         if multiplied && tensor.dims.len() > 1 && tensor.number == GgmlType::F32.number() && !name.contains("conv.conv")
         {
             tensor.number = GgmlType::F16.number();
