@@ -151,25 +151,32 @@ pub struct ModelInfo {
     pub alignment: u32,
 }
 
-/// Architectures that read a whole text at once, or need one read so before they write.
-const ENCODERS: &[&str] = &[
+/// Architectures whose attention keeps no cache, encoders and diffusion models, and those that need an encoder's pass.
+const WITHOUT_CACHE: &[&str] = &[
     "bert",
+    "clef",
+    "dream",
     "eurobert",
+    "gemma-embedding",
     "jina-bert-v2",
     "jina-bert-v3",
+    "llada",
+    "llada-moe",
+    "llama-embed",
     "modern-bert",
     "neo-bert",
     "nomic-bert",
     "nomic-bert-moe",
+    "rnd1",
     "t5",
     "t5encoder",
 ];
 
 impl ModelInfo {
-    /// Whether decoding token by token, without an encoder's pass, is not what the model is made for. llama.cpp asserts
-    /// that such a pass came first, or that attention is not causal.
-    pub(crate) fn is_encoder(&self) -> bool {
-        self.causal == Some(false) || ENCODERS.contains(&self.architecture.as_str())
+    /// Whether the model reads texts as a whole, as encoders do. Decoding token by token is not what it is made for:
+    /// with some of them llama.cpp asserts that it is not done.
+    pub(crate) fn reads_as_a_whole(&self) -> bool {
+        self.causal == Some(false) || WITHOUT_CACHE.contains(&self.architecture.as_str())
     }
 
     /// Checks a header against what llama.cpp demands of it and describes the model.

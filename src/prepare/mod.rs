@@ -100,8 +100,8 @@ fn generates_text(info: &ModelInfo) -> Result<()> {
     if info.split.as_ref().is_some_and(|split| split.count > 1) {
         return refuse("the model is split over several files");
     }
-    if info.is_encoder() {
-        return refuse(&format!("this {} model is an encoder", info.architecture));
+    if info.reads_as_a_whole() {
+        return refuse(&format!("this {} model reads texts as a whole, as an encoder does", info.architecture));
     }
     if info.tokenizer_model.as_deref().is_none_or(|kind| kind == "none" || kind == "no_vocab") || info.n_vocab == 0 {
         return refuse("the file has no vocabulary");

@@ -219,7 +219,14 @@ fn added_tokens_exist() {
     accepted(&add_bos);
     refused(&add_bos.clone().u32(bos, 4), "one of 4 tokens");
     // Without an id llama.cpp assumes 11, which this vocabulary does not have.
-    refused(&add_bos.without(bos), "one of 4 tokens");
+    refused(&add_bos.clone().without(bos), "one of 4 tokens");
+    // But after some pre-tokenizers it assumes none, however many tokens there are.
+    let letters: Vec<String> = ('a'..'z').map(String::from).collect();
+    let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
+    let many = add_bos.without(bos).without("tokenizer.ggml.token_type").texts("tokenizer.ggml.tokens", &letters);
+    accepted(&many);
+    refused(&many.text("tokenizer.ggml.pre", "glm4"), "bos_token_id");
+    refused(&Builder::llama().text("tokenizer.ggml.pre", "tekken").without(bos), "bos_token_id");
     refused(&Builder::llama().bool("tokenizer.ggml.add_eos_token", true), "eos_token_id");
     refused(&Builder::llama().text("tokenizer.ggml.pre", "llama-bpe").without(bos), "bos_token_id");
     refused(&Builder::llama().text("tokenizer.ggml.model", "bert"), "seperator_token_id");

@@ -197,7 +197,7 @@ fn load(path: &Path) -> Outcome {
         return Outcome::Loaded;
     };
     // What `prepare` refuses is not decoded.
-    if info.is_some_and(|info| wordless(&info) || info.is_encoder()) {
+    if info.is_some_and(|info| wordless(&info) || info.reads_as_a_whole()) {
         return Outcome::Context;
     }
     say("decoding");
