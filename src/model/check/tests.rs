@@ -221,7 +221,7 @@ fn added_tokens_exist() {
     // Without an id llama.cpp assumes 11, which this vocabulary does not have.
     refused(&add_bos.clone().without(bos), "one of 4 tokens");
     // But after some pre-tokenizers it assumes none, however many tokens there are.
-    let letters: Vec<String> = ('a'..'z').map(String::from).collect();
+    let letters: Vec<String> = ('a'..='z').map(String::from).collect();
     let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
     let many = add_bos.without(bos).without("tokenizer.ggml.token_type").texts("tokenizer.ggml.tokens", &letters);
     accepted(&many);
