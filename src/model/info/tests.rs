@@ -153,3 +153,17 @@ fn a_real_model() {
         assert_eq!(gguf.data_offset() + gguf.tensor_bytes(), info.file_bytes);
     }
 }
+
+#[test]
+fn encoders_are_known_without_being_told() {
+    let whole: Vec<&str> = crate::model::seeds::all()
+        .into_iter()
+        .filter(|(_, builder)| {
+            let untold = builder.clone().without(&format!("{}.attention.causal", builder.architecture()));
+            info(&untold).reads_as_a_whole()
+        })
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(whole, ["bert", "modern-bert", "t5"]);
+    assert!(info(&Builder::llama().bool("llama.attention.causal", false)).reads_as_a_whole());
+}
