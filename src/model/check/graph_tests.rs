@@ -49,6 +49,7 @@ fn heads_fit_the_cache() {
     refused(&seed("falcon-h1").u32s("falcon-h1.attention.head_count_kv", &[1, 0]), "1 in every layer");
     refused(&seed("gemma3").u32("gemma3.attention.key_length_swa", 2), "4 to 4, found 2");
     refused(&seed("gpt-oss").u32("gpt-oss.attention.value_length_swa", 5), "4 to 4, found 5");
+    refused(&seed("llama4").u32("llama4.rope.dimension_count_swa", 2), "the head size 4, as llama4 demands, found 2");
     refused(&seed("gpt-oss").u32("gpt-oss.attention.value_length", 3), "the key length 4");
     refused(&seed("minicpm3").u32("minicpm3.attention.head_count_kv", 1), "2, one for each query head");
     let old = seed("deepseek2").without("deepseek2.attention.key_length_mla");
