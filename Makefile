@@ -1,6 +1,7 @@
 # One command each; `make` alone lists them. The work is done in scripts/.
 
 PYTHON ?= python3
+SECONDS ?= 60
 PROMPT ?= Why is the sky blue? Answer in two sentences.
 
 # The prompt reaches the demo through the environment, byte by byte: $(value) and := keep make from expanding a `$` in
@@ -8,7 +9,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo test bench bench-prepare deps model vendor clean
+.PHONY: help demo test bench bench-prepare fuzz deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -26,6 +27,9 @@ bench: deps ## Speed beside a plain llama.cpp loop, idle and with a busy host (m
 
 bench-prepare: deps ## Time and memory that preparing takes (seconds)
 	@$(PYTHON) scripts/bench_prepare.py
+
+fuzz: deps ## Break 50,000 model files for the reader and the loader, then libFuzzer: make fuzz SECONDS=60
+	@$(PYTHON) scripts/fuzz.py --seconds $(SECONDS)
 
 deps: ## Check the build tools; make .venv with libclang and pytest
 	@$(PYTHON) scripts/deps.py
