@@ -85,8 +85,8 @@ fn compare(path: &Path) -> (String, usize) {
         );
         let what = |part: &str| format!("{architecture}, {name}: {part}");
         assert_within(5, host.weights + host.weights_mapped, used.weights, &what("weights"));
-        assert_within(5, host.cache, used.cache, &what("cache"));
-        assert_within(if mirrored { 25 } else { 150 }, host.compute, used.compute, &what("compute"));
+        assert_eq!(host.cache, used.cache, "{}", what("cache"));
+        assert_within(if mirrored { 0 } else { 150 }, host.compute, used.compute, &what("compute"));
         // What is not exact must say so.
         assert_eq!(plan.estimates.is_empty(), mirrored, "{architecture}: {:?}", plan.estimates);
     }
