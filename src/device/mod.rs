@@ -195,6 +195,12 @@ impl BrokenDevice {
 }
 
 impl Devices {
+    /// Asks NVIDIA's driver, without creating a context; [what that does](self#what-asking-the-driver-does).
+    #[must_use]
+    pub fn discover() -> Self {
+        crate::native::CudaDriver.discover()
+    }
+
     /// A working driver for CUDA `version` (13000 is 13.0) with these devices.
     #[must_use]
     pub fn present(version: u32, devices: Vec<DeviceInfo>) -> Self {

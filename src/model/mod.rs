@@ -13,6 +13,7 @@
 //!   against everything llama.cpp asserts while loading; what is left is a typed, serializable description.
 
 mod check;
+mod describe;
 mod digest;
 mod digest_cache;
 mod gguf;
@@ -29,6 +30,7 @@ mod types;
 #[cfg(test)]
 mod mutation_tests;
 
+pub use describe::{ModelDescription, ModelFile, describe};
 pub use digest::{Digest, HashProgress, hash_file, verify_digests};
 pub use digest_cache::DigestCache;
 pub use gguf::{Array, Gguf, GgufError, Split, StringArray, TensorInfo, Value};
