@@ -15,8 +15,10 @@ pub fn write(sources: &Sources, target: &Target, engine: &Engine) -> Result<(), 
     let cpu_features: Vec<_> = target
         .macros
         .lines()
-        .filter_map(|l| l.strip_prefix("#define __")?.strip_suffix("__ 1"))
-        .filter(|m| ["AVX", "FMA", "F16C", "BMI", "SSE", "AMX", "ARM_FEATURE"].iter().any(|p| m.starts_with(p)))
+        .filter_map(|l| l.strip_prefix("#define __")?.strip_suffix(" 1"))
+        // Arm's names end without underscores.
+        .map(|name| name.trim_end_matches("__"))
+        .filter(|m| ["AVX", "FMA", "F16C", "BMI", "SSE", "SSSE", "AMX", "ARM_FEATURE"].iter().any(|p| m.starts_with(p)))
         .collect();
     let strings = [
         ("LLAMA_CPP_VERSION", &sources.llama_version),
@@ -29,7 +31,7 @@ pub fn write(sources: &Sources, target: &Target, engine: &Engine) -> Result<(), 
     let mut text: String =
         strings.iter().map(|(name, value)| format!("pub const {name}: &str = {value:?};\n")).collect();
     text += &format!(
-        "pub const COMMIT: Option<&str> = {:?};\npub const FLAGS: &[&str] = &{:?};\n\
+        "pub const COMMIT: Option<&str> = {:?};\npub const CUDA_VERSION: Option<u32> = None;\npub const FLAGS: &[&str] = &{:?};\n\
          pub const FEATURES: &[&str] = &{features:?};\npub const CPU_FEATURES: &[&str] = &{cpu_features:?};\n",
         sources.commit, engine.flags,
     );

@@ -2,8 +2,8 @@
 """Prints the folder of the synthetic models that the memory plan is compared with llama.cpp on; writes them if missing.
 
 Each has the shape of a real architecture, a few layers, and nothing but zeros for weights: the files are sparse and take
-next to no disk. They are written with the `gguf` package, the reference writer of the format, and kept in the user's
-cache folder under a name that changes with this script.
+next to no disk. In `split/` is the real small model again, in three files. All are written with the `gguf` package, the
+reference writer of the format, and kept in the user's cache folder under a name that changes with this script.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import model
 from common import VENV_PYTHON, cache_dir, fail
 
 VOCAB = 8192
@@ -29,7 +30,7 @@ def folder():
             made = Path(temp) / "models"
             made.mkdir()
             # `gguf` lives in the private environment.
-            if subprocess.run([VENV_PYTHON, __file__, "--write", made], stdout=sys.stderr).returncode != 0:
+            if subprocess.run([VENV_PYTHON, __file__, "--write", made, model.path()], stdout=sys.stderr).returncode != 0:
                 fail("could not write the synthetic models; the lines above say why")
             try:
                 made.rename(models)
@@ -165,203 +166,203 @@ LAYER = {"attention.layer_norm_epsilon": 1e-5}
 
 
 def llama():
-    model = Model("llama", 4, 1024, feed_forward_length=2816, **heads(16, 4, **{"rope.dimension_count": 64}), **RMS)
-    model.ends()
-    for blk in blocks(model):
-        model.norm(f"{blk}.attn_norm")
-        model.attention(blk, 16, 4, 64)
-        model.norm(f"{blk}.ffn_norm")
-        model.feed_forward(blk, 2816)
-    return model
+    made = Model("llama", 4, 1024, feed_forward_length=2816, **heads(16, 4, **{"rope.dimension_count": 64}), **RMS)
+    made.ends()
+    for blk in blocks(made):
+        made.norm(f"{blk}.attn_norm")
+        made.attention(blk, 16, 4, 64)
+        made.norm(f"{blk}.ffn_norm")
+        made.feed_forward(blk, 2816)
+    return made
 
 
 def qwen2():
-    model = Model("qwen2", 4, 896, feed_forward_length=4864, **heads(14, 2), **RMS)
-    model.ends(kind="Q8_0", tied=True)
-    for blk in blocks(model):
-        model.norm(f"{blk}.attn_norm")
-        model.attention(blk, 14, 2, 64, kind="Q8_0", bias=True)
+    made = Model("qwen2", 4, 896, feed_forward_length=4864, **heads(14, 2), **RMS)
+    made.ends(kind="Q8_0", tied=True)
+    for blk in blocks(made):
+        made.norm(f"{blk}.attn_norm")
+        made.attention(blk, 14, 2, 64, kind="Q8_0", bias=True)
         # Converters leave the output projection without a bias.
-        model.norm(f"{blk}.ffn_norm")
-        model.feed_forward(blk, 4864, kind="Q8_0")
-    return model
+        made.norm(f"{blk}.ffn_norm")
+        made.feed_forward(blk, 4864, kind="Q8_0")
+    return made
 
 
 def qwen3():
     sizes = {"attention.key_length": 128, "attention.value_length": 128, "rope.dimension_count": 128}
-    model = Model("qwen3", 4, 1024, feed_forward_length=3072, **heads(16, 8, **sizes), **RMS)
-    model.ends(kind="Q6_K")
-    for blk in blocks(model):
-        model.norm(f"{blk}.attn_norm")
-        model.attention(blk, 16, 8, 128, kind="Q6_K", qk_norm=True)
-        model.norm(f"{blk}.ffn_norm")
-        model.feed_forward(blk, 3072, kind="Q6_K")
-    return model
+    made = Model("qwen3", 4, 1024, feed_forward_length=3072, **heads(16, 8, **sizes), **RMS)
+    made.ends(kind="Q6_K")
+    for blk in blocks(made):
+        made.norm(f"{blk}.attn_norm")
+        made.attention(blk, 16, 8, 128, kind="Q6_K", qk_norm=True)
+        made.norm(f"{blk}.ffn_norm")
+        made.feed_forward(blk, 3072, kind="Q6_K")
+    return made
 
 
 def qwen3moe():
     sizes = {"attention.key_length": 128, "attention.value_length": 128, "rope.dimension_count": 128}
     experts = {"expert_count": 16, "expert_used_count": 4, "expert_feed_forward_length": 768}
-    model = Model("qwen3moe", 3, 1024, feed_forward_length=3072, **heads(16, 4, **sizes), **experts, **RMS)
-    model.ends()
-    for blk in blocks(model):
-        model.norm(f"{blk}.attn_norm")
-        model.attention(blk, 16, 4, 128, qk_norm=True)
-        model.norm(f"{blk}.ffn_norm")
-        model.experts(blk, 16, 768)
-    return model
+    made = Model("qwen3moe", 3, 1024, feed_forward_length=3072, **heads(16, 4, **sizes), **experts, **RMS)
+    made.ends()
+    for blk in blocks(made):
+        made.norm(f"{blk}.attn_norm")
+        made.attention(blk, 16, 4, 128, qk_norm=True)
+        made.norm(f"{blk}.ffn_norm")
+        made.experts(blk, 16, 768)
+    return made
 
 
 def gemma2():
     sizes = {"attention.key_length": 256, "attention.value_length": 256, "attention.sliding_window": 512}
     caps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
-    model = Model("gemma2", 4, 1024, feed_forward_length=4096, **heads(8, 4, **sizes), **caps, **RMS)
-    model.ends(kind="Q4_0", tied=True)
-    for blk in blocks(model):
-        model.norm(f"{blk}.attn_norm")
-        model.attention(blk, 8, 4, 256, kind="Q4_0")
-        model.norm(f"{blk}.post_attention_norm")
-        model.norm(f"{blk}.ffn_norm")
-        model.feed_forward(blk, 4096, kind="Q4_0")
-        model.norm(f"{blk}.post_ffw_norm")
-    return model
+    made = Model("gemma2", 4, 1024, feed_forward_length=4096, **heads(8, 4, **sizes), **caps, **RMS)
+    made.ends(kind="Q4_0", tied=True)
+    for blk in blocks(made):
+        made.norm(f"{blk}.attn_norm")
+        made.attention(blk, 8, 4, 256, kind="Q4_0")
+        made.norm(f"{blk}.post_attention_norm")
+        made.norm(f"{blk}.ffn_norm")
+        made.feed_forward(blk, 4096, kind="Q4_0")
+        made.norm(f"{blk}.post_ffw_norm")
+    return made
 
 
 def gemma3():
     sizes = {"attention.key_length": 256, "attention.value_length": 256, "attention.sliding_window": 512}
-    model = Model("gemma3", 7, 640, feed_forward_length=2048, **heads(4, 1, **sizes), **RMS)
-    model.ends(kind="Q8_0", tied=True)
-    for blk in blocks(model):
-        model.norm(f"{blk}.attn_norm")
-        model.attention(blk, 4, 1, 256, kind="Q8_0", qk_norm=True)
-        model.norm(f"{blk}.post_attention_norm")
-        model.norm(f"{blk}.ffn_norm")
-        model.feed_forward(blk, 2048, kind="Q8_0")
-        model.norm(f"{blk}.post_ffw_norm")
-    return model
+    made = Model("gemma3", 7, 640, feed_forward_length=2048, **heads(4, 1, **sizes), **RMS)
+    made.ends(kind="Q8_0", tied=True)
+    for blk in blocks(made):
+        made.norm(f"{blk}.attn_norm")
+        made.attention(blk, 4, 1, 256, kind="Q8_0", qk_norm=True)
+        made.norm(f"{blk}.post_attention_norm")
+        made.norm(f"{blk}.ffn_norm")
+        made.feed_forward(blk, 2048, kind="Q8_0")
+        made.norm(f"{blk}.post_ffw_norm")
+    return made
 
 
 def phi3():
-    model = Model("phi3", 3, 1024, feed_forward_length=2816, **heads(16, 16, **{"rope.dimension_count": 64}), **RMS)
-    model.keys["rope.scaling.original_context_length"] = 4096
-    model.ends()
-    for blk in blocks(model):
-        model.norm(f"{blk}.attn_norm")
-        model.attention(blk, 16, 16, 64, fused=True)
-        model.norm(f"{blk}.ffn_norm")
-        model.feed_forward(blk, 2816, fused=True)
-    return model
+    made = Model("phi3", 3, 1024, feed_forward_length=2816, **heads(16, 16, **{"rope.dimension_count": 64}), **RMS)
+    made.keys["rope.scaling.original_context_length"] = 4096
+    made.ends()
+    for blk in blocks(made):
+        made.norm(f"{blk}.attn_norm")
+        made.attention(blk, 16, 16, 64, fused=True)
+        made.norm(f"{blk}.ffn_norm")
+        made.feed_forward(blk, 2816, fused=True)
+    return made
 
 
 def gpt2():
-    model = Model("gpt2", 3, 768, context=1024, feed_forward_length=3072, **heads(12, 12), **LAYER)
-    model.ends(kind="F16", bias=True)
-    model.tensor("position_embd.weight", 768, 1024)
-    for blk in blocks(model):
-        model.norm(f"{blk}.attn_norm", bias=True)
-        model.attention(blk, 12, 12, 64, kind="F16", fused=True, bias=True, out_bias=True)
-        model.norm(f"{blk}.ffn_norm", bias=True)
-        model.feed_forward(blk, 3072, kind="F16", gate=False, bias=True)
-    return model
+    made = Model("gpt2", 3, 768, context=1024, feed_forward_length=3072, **heads(12, 12), **LAYER)
+    made.ends(kind="F16", bias=True)
+    made.tensor("position_embd.weight", 768, 1024)
+    for blk in blocks(made):
+        made.norm(f"{blk}.attn_norm", bias=True)
+        made.attention(blk, 12, 12, 64, kind="F16", fused=True, bias=True, out_bias=True)
+        made.norm(f"{blk}.ffn_norm", bias=True)
+        made.feed_forward(blk, 3072, kind="F16", gate=False, bias=True)
+    return made
 
 
-def mamba_layer(model, blk, inner, state, rank, conv, norms=False, kind="Q4_K"):
-    model.matrix(f"{blk}.ssm_in", model.width, 2 * inner, kind)
-    model.tensor(f"{blk}.ssm_conv1d.weight", conv, inner)
-    model.tensor(f"{blk}.ssm_conv1d.bias", inner)
-    model.matrix(f"{blk}.ssm_x", inner, rank + 2 * state, kind)
-    model.matrix(f"{blk}.ssm_dt", rank, inner, "F32", bias=True)
-    model.tensor(f"{blk}.ssm_a", state, inner)
-    model.tensor(f"{blk}.ssm_d", inner)
-    model.matrix(f"{blk}.ssm_out", inner, model.width, kind)
+def mamba_layer(made, blk, inner, state, rank, conv, norms=False, kind="Q4_K"):
+    made.matrix(f"{blk}.ssm_in", made.width, 2 * inner, kind)
+    made.tensor(f"{blk}.ssm_conv1d.weight", conv, inner)
+    made.tensor(f"{blk}.ssm_conv1d.bias", inner)
+    made.matrix(f"{blk}.ssm_x", inner, rank + 2 * state, kind)
+    made.matrix(f"{blk}.ssm_dt", rank, inner, "F32", bias=True)
+    made.tensor(f"{blk}.ssm_a", state, inner)
+    made.tensor(f"{blk}.ssm_d", inner)
+    made.matrix(f"{blk}.ssm_out", inner, made.width, kind)
     if norms:
         for name, width in (("dt", rank), ("b", state), ("c", state)):
-            model.norm(f"{blk}.ssm_{name}_norm", width)
+            made.norm(f"{blk}.ssm_{name}_norm", width)
 
 
-def mamba2_layer(model, blk, inner, state, groups, ranks, conv, kind="Q4_K"):
+def mamba2_layer(made, blk, inner, state, groups, ranks, conv, kind="Q4_K"):
     width = inner + 2 * groups * state
-    model.matrix(f"{blk}.ssm_in", model.width, 2 * inner + 2 * groups * state + ranks, kind)
-    model.tensor(f"{blk}.ssm_conv1d.weight", conv, width)
-    model.tensor(f"{blk}.ssm_conv1d.bias", width)
-    model.tensor(f"{blk}.ssm_dt.bias", ranks)
-    model.tensor(f"{blk}.ssm_a", 1, ranks)
-    model.tensor(f"{blk}.ssm_d", 1, ranks)
-    model.tensor(f"{blk}.ssm_norm.weight", inner // groups, groups)
-    model.matrix(f"{blk}.ssm_out", inner, model.width, kind)
+    made.matrix(f"{blk}.ssm_in", made.width, 2 * inner + 2 * groups * state + ranks, kind)
+    made.tensor(f"{blk}.ssm_conv1d.weight", conv, width)
+    made.tensor(f"{blk}.ssm_conv1d.bias", width)
+    made.tensor(f"{blk}.ssm_dt.bias", ranks)
+    made.tensor(f"{blk}.ssm_a", 1, ranks)
+    made.tensor(f"{blk}.ssm_d", 1, ranks)
+    made.tensor(f"{blk}.ssm_norm.weight", inner // groups, groups)
+    made.matrix(f"{blk}.ssm_out", inner, made.width, kind)
 
 
 def mamba():
     sizes = {"ssm.conv_kernel": 4, "ssm.inner_size": 1536, "ssm.state_size": 16, "ssm.time_step_rank": 48}
-    model = Model("mamba", 4, 768, **sizes, **RMS)
-    model.ends()
-    for blk in blocks(model):
-        model.norm(f"{blk}.attn_norm")
-        mamba_layer(model, blk, 1536, 16, 48, 4)
-    return model
+    made = Model("mamba", 4, 768, **sizes, **RMS)
+    made.ends()
+    for blk in blocks(made):
+        made.norm(f"{blk}.attn_norm")
+        mamba_layer(made, blk, 1536, 16, 48, 4)
+    return made
 
 
 def mamba2():
     sizes = {"ssm.conv_kernel": 4, "ssm.inner_size": 1536, "ssm.state_size": 128, "ssm.time_step_rank": 24}
-    model = Model("mamba2", 4, 768, **sizes, **{"ssm.group_count": 1}, **RMS)
-    model.ends()
-    for blk in blocks(model):
-        model.norm(f"{blk}.attn_norm")
-        mamba2_layer(model, blk, 1536, 128, 1, 24, 4)
-    return model
+    made = Model("mamba2", 4, 768, **sizes, **{"ssm.group_count": 1}, **RMS)
+    made.ends()
+    for blk in blocks(made):
+        made.norm(f"{blk}.attn_norm")
+        mamba2_layer(made, blk, 1536, 128, 1, 24, 4)
+    return made
 
 
 def jamba():
     sizes = {"ssm.conv_kernel": 4, "ssm.inner_size": 1024, "ssm.state_size": 16, "ssm.time_step_rank": 32}
     experts = {"expert_count": 4, "expert_used_count": 2}
-    model = Model("jamba", 4, 512, feed_forward_length=1536, **sizes, **experts, **heads(8, [0, 0, 2, 0]), **RMS)
-    model.ends()
-    for layer, blk in enumerate(blocks(model)):
-        model.norm(f"{blk}.attn_norm")
+    made = Model("jamba", 4, 512, feed_forward_length=1536, **sizes, **experts, **heads(8, [0, 0, 2, 0]), **RMS)
+    made.ends()
+    for layer, blk in enumerate(blocks(made)):
+        made.norm(f"{blk}.attn_norm")
         if layer == 2:
-            model.attention(blk, 8, 2, 64)
+            made.attention(blk, 8, 2, 64)
         else:
-            mamba_layer(model, blk, 1024, 16, 32, 4, norms=True)
-        model.norm(f"{blk}.ffn_norm")
+            mamba_layer(made, blk, 1024, 16, 32, 4, norms=True)
+        made.norm(f"{blk}.ffn_norm")
         if layer % 2:
-            model.experts(blk, 4, 1536)
+            made.experts(blk, 4, 1536)
         else:
-            model.feed_forward(blk, 1536)
-    return model
+            made.feed_forward(blk, 1536)
+    return made
 
 
 def granitehybrid():
     sizes = {"ssm.conv_kernel": 4, "ssm.inner_size": 1536, "ssm.state_size": 128, "ssm.time_step_rank": 24}
     scales = {"logit_scale": 1.0, "residual_scale": 1.0, "embedding_scale": 1.0, "attention.scale": 1.0}
-    model = Model("granitehybrid", 4, 768, feed_forward_length=2048, **sizes, **heads(12, [0, 0, 4, 0]), **scales, **RMS)
-    model.keys["ssm.group_count"] = 1
-    model.keys["rope.dimension_count"] = 64
-    model.ends()
-    for layer, blk in enumerate(blocks(model)):
-        model.norm(f"{blk}.attn_norm")
+    made = Model("granitehybrid", 4, 768, feed_forward_length=2048, **sizes, **heads(12, [0, 0, 4, 0]), **scales, **RMS)
+    made.keys["ssm.group_count"] = 1
+    made.keys["rope.dimension_count"] = 64
+    made.ends()
+    for layer, blk in enumerate(blocks(made)):
+        made.norm(f"{blk}.attn_norm")
         if layer == 2:
-            model.attention(blk, 12, 4, 64)
+            made.attention(blk, 12, 4, 64)
         else:
-            mamba2_layer(model, blk, 1536, 128, 1, 24, 4)
-        model.norm(f"{blk}.ffn_norm")
-        model.feed_forward(blk, 2048)
-    return model
+            mamba2_layer(made, blk, 1536, 128, 1, 24, 4)
+        made.norm(f"{blk}.ffn_norm")
+        made.feed_forward(blk, 2048)
+    return made
 
 
 def bert():
-    model = Model("bert", 4, 384, context=512, feed_forward_length=1536, **heads(12, 12), **LAYER)
-    model.keys |= {"attention.causal": False, "pooling_type": 1}
-    model.tokenizer = "bert"
-    model.tensor("token_embd.weight", 384, VOCAB, kind="F16")
-    model.tensor("position_embd.weight", 384, 512)
-    model.tensor("token_types.weight", 384, 2)
-    model.norm("token_embd_norm", bias=True)
-    for blk in blocks(model):
-        model.attention(blk, 12, 12, 32, kind="F16", bias=True, out_bias=True)
-        model.norm(f"{blk}.attn_output_norm", bias=True)
-        model.feed_forward(blk, 1536, kind="F16", gate=False, bias=True)
-        model.norm(f"{blk}.layer_output_norm", bias=True)
-    return model
+    made = Model("bert", 4, 384, context=512, feed_forward_length=1536, **heads(12, 12), **LAYER)
+    made.keys |= {"attention.causal": False, "pooling_type": 1}
+    made.tokenizer = "bert"
+    made.tensor("token_embd.weight", 384, VOCAB, kind="F16")
+    made.tensor("position_embd.weight", 384, 512)
+    made.tensor("token_types.weight", 384, 2)
+    made.norm("token_embd_norm", bias=True)
+    for blk in blocks(made):
+        made.attention(blk, 12, 12, 32, kind="F16", bias=True, out_bias=True)
+        made.norm(f"{blk}.attn_output_norm", bias=True)
+        made.feed_forward(blk, 1536, kind="F16", gate=False, bias=True)
+        made.norm(f"{blk}.layer_output_norm", bias=True)
+    return made
 
 
 def deepseek2():
@@ -371,28 +372,50 @@ def deepseek2():
     sizes |= {"attention.key_length_mla": 96, "attention.value_length_mla": 64}
     experts = {"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 512, "expert_shared_count": 1}
     gating = {"leading_dense_block_count": 1, "expert_weights_scale": 1.0, "expert_gating_func": 1}
-    model = Model("deepseek2", 3, 512, feed_forward_length=1536, **heads(8, 1), **latent, **sizes, **experts, **gating, **RMS)
-    model.ends()
-    for layer, blk in enumerate(blocks(model)):
-        model.norm(f"{blk}.attn_norm")
-        model.matrix(f"{blk}.attn_q", 512, 8 * 96)
-        model.matrix(f"{blk}.attn_kv_a_mqa", 512, 256 + 32)
-        model.norm(f"{blk}.attn_kv_a_norm", 256)
-        model.tensor(f"{blk}.attn_k_b.weight", 64, 256, 8, kind="Q8_0")
-        model.tensor(f"{blk}.attn_v_b.weight", 256, 64, 8, kind="Q8_0")
-        model.matrix(f"{blk}.attn_output", 8 * 64, 512)
-        model.norm(f"{blk}.ffn_norm")
+    made = Model("deepseek2", 3, 512, feed_forward_length=1536, **heads(8, 1), **latent, **sizes, **experts, **gating, **RMS)
+    made.ends()
+    for layer, blk in enumerate(blocks(made)):
+        made.norm(f"{blk}.attn_norm")
+        made.matrix(f"{blk}.attn_q", 512, 8 * 96)
+        made.matrix(f"{blk}.attn_kv_a_mqa", 512, 256 + 32)
+        made.norm(f"{blk}.attn_kv_a_norm", 256)
+        made.tensor(f"{blk}.attn_k_b.weight", 64, 256, 8, kind="Q8_0")
+        made.tensor(f"{blk}.attn_v_b.weight", 256, 64, 8, kind="Q8_0")
+        made.matrix(f"{blk}.attn_output", 8 * 64, 512)
+        made.norm(f"{blk}.ffn_norm")
         if layer == 0:
-            model.feed_forward(blk, 1536)
+            made.feed_forward(blk, 1536)
         else:
-            model.experts(blk, 8, 512)
+            made.experts(blk, 8, 512)
             for name, rows_in, rows_out in (("gate", 512, 512), ("up", 512, 512), ("down", 512, 512)):
-                model.matrix(f"{blk}.ffn_{name}_shexp", rows_in, rows_out)
-    return model
+                made.matrix(f"{blk}.ffn_{name}_shexp", rows_in, rows_out)
+    return made
 
 
-def blocks(model):
-    return [f"blk.{layer}" for layer in range(model.layers)]
+def split(source, folder):
+    """The same model in three files."""
+    import gguf
+
+    folder.mkdir()
+    reader = gguf.GGUFReader(source)
+    arch = reader.fields["general.architecture"].contents()
+    tensors = -(-len(reader.tensors) // 3)
+    writer = gguf.GGUFWriter(folder / "SmolLM2.gguf", arch, split_max_tensors=tensors)
+    for field in reader.fields.values():
+        # The writer adds these itself.
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            kind, *sub = field.types
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=sub[-1] if sub else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def blocks(made):
+    return [f"blk.{layer}" for layer in range(made.layers)]
 
 
 MODELS = [llama, qwen2, qwen3, qwen3moe, gemma2, gemma3, phi3, gpt2, mamba, mamba2, jamba, granitehybrid, bert, deepseek2]
@@ -402,5 +425,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--write"]:
         for make in MODELS:
             make().write(Path(sys.argv[2]) / f"{make.__name__}.gguf")
+        split(sys.argv[3], Path(sys.argv[2]) / "split")
     else:
         print(folder())

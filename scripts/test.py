@@ -18,6 +18,7 @@ from pathlib import Path
 
 import deps
 import model
+import synthetic
 from common import ROOT, VENV, VENV_PYTHON, cargo_metadata, target_dir
 from process import run
 
@@ -172,6 +173,8 @@ def setup():
     deps.make_environment()
     if not os.environ.get("LLAMAPEN_TEST_MODEL"):
         os.environ["LLAMAPEN_TEST_MODEL"] = str(model.path())
+    if not os.environ.get("LLAMAPEN_SYNTHETIC_MODELS"):
+        os.environ["LLAMAPEN_SYNTHETIC_MODELS"] = str(synthetic.folder())
 
 
 def run_suite(suite):

@@ -30,6 +30,8 @@ pub struct BuildInfo {
     pub target_cpu: &'static str,
     /// Instruction sets that the kernels use.
     pub cpu_features: &'static [&'static str],
+    /// Version of CUDA that it was built with, 1000 · major + 10 · minor. `None`: without CUDA.
+    pub cuda_version: Option<u32>,
     /// `sha256:` over the engine's sources, flags and compiler: equal digests compute the same.
     pub engine_digest: &'static str,
 }
@@ -48,6 +50,7 @@ pub const fn build_info() -> BuildInfo {
         target: built::TARGET,
         target_cpu: built::TARGET_CPU,
         cpu_features: built::CPU_FEATURES,
+        cuda_version: built::CUDA_VERSION,
         engine_digest: built::ENGINE_DIGEST,
     }
 }

@@ -3,8 +3,8 @@
 //! Each case is this program again in a child process, whose `LD_LIBRARY_PATH` leads to the stand-in. A context is never
 //! made: the stand-in would abort, and the binding knows no such function.
 
-use llamapen::device::{ComputeMode, DeviceMask, Devices, DriverState, GpuPolicy, decide};
-use llamapen::{MachineSnapshot, Status};
+use llamapen::Status;
+use llamapen::device::{ComputeMode, DeviceMask, Devices, DriverState, decide};
 use std::path::Path;
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -17,11 +17,11 @@ const MARK: &str = "devices of this process: ";
 fn child() {
     let counts = || ["fd", "task"].map(|what| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count());
     let before = counts();
-    let devices = MachineSnapshot::observe().devices;
+    let devices = Devices::discover();
     // Of the binding, that is: the real driver keeps descriptors, and is excepted.
     let real = std::env::var_os("REAL_DRIVER").is_some() && matches!(devices.driver, DriverState::Present { .. });
     assert!(counts() == before || real, "descriptors and threads: {before:?} became {:?}", counts());
-    assert_eq!(MachineSnapshot::observe().devices, devices, "asked again");
+    assert_eq!(Devices::discover(), devices, "asked again");
     println!("\n{MARK}{}", serde_json::to_string(&devices).unwrap());
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let loaded = maps.lines().any(|line| line.contains("libcuda"));
@@ -77,7 +77,7 @@ fn devices_are_reported_as_the_driver_tells_them() {
     assert_eq!((third.integrated, third.ecc, third.total_bytes), (true, None, 24 << 30));
     assert_eq!(third.compute_capability, (9, 2));
     // And what follows from it.
-    let all = decide(GpuPolicy::Require, &DeviceMask::Auto, &found, true).unwrap();
+    let all = decide(true, &DeviceMask::Auto, &found, true).unwrap();
     assert_eq!(all.devices, [0, 2], "the prohibited one is left out");
 }
 
@@ -124,7 +124,7 @@ fn a_failing_driver_is_reported_with_its_code_and_a_remedy() {
         assert_eq!(*told, code);
         assert!(reason.contains(part), "{reason}");
         assert!(found.devices.is_empty());
-        let error = decide(GpuPolicy::Require, &DeviceMask::Auto, &found, true).unwrap_err();
+        let error = decide(true, &DeviceMask::Auto, &found, true).unwrap_err();
         assert_eq!(error.status(), Status::DeviceError);
         assert!(error.to_string().contains(part), "{error}");
     }

@@ -1,7 +1,8 @@
 //! GPUs: which there are, which to use, and what goes where. Plain values and pure functions.
 //!
 //! # What asking the driver does
-//! [`MachineSnapshot::observe`](crate::MachineSnapshot::observe) asks NVIDIA's driver over its driver API: `cuInit`,
+//! [`Devices::discover`], and in a build with CUDA [`MachineSnapshot::observe`](crate::MachineSnapshot::observe) and so
+//! [`prepare`](crate::prepare()), ask NVIDIA's driver over its driver API: `cuInit`,
 //! counts, names, sizes and attributes. No context is created, so no device memory is taken and nothing can run on a
 //! device. On a host without `libcuda.so.1` that is one failed look for a file and leaves nothing behind.
 //!
@@ -29,7 +30,7 @@ mod policy;
 mod split;
 
 pub use mask::{DeviceMask, select};
-pub use policy::{DeviceDecision, GpuPolicy, decide};
+pub use policy::{DeviceDecision, decide};
 pub use split::{DeviceRoom, DeviceShare, LayerSplit, SplitRatios, split_layers};
 
 use serde::{Deserialize, Serialize};

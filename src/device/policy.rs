@@ -4,20 +4,6 @@ use super::{DeviceMask, Devices, select};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Whether to run on GPUs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum GpuPolicy {
-    /// On GPUs where this build and this machine have them, else on the CPU. Devices named in the mask are still a must.
-    #[default]
-    Auto,
-    /// On GPUs, or not at all.
-    Require,
-    /// On the CPU.
-    Never,
-}
-
 /// Where to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,36 +15,34 @@ pub struct DeviceDecision {
     pub reason: String,
 }
 
-/// Decides where to run: `policy` and `mask` are the caller's wish, the rest is what there is.
+/// Decides where to run: `require_gpu` and `mask` are the caller's wish, the rest is what there is.
+///
+/// Without a wish it is the GPUs where this build and this machine have them, else the CPU; devices named in the mask, and
+/// `require_gpu`, are a must.
 ///
 /// # Errors
 /// `InvalidParams` where wishes contradict each other or a device is not there, `Unsupported` where a GPU is a must and
 /// this build has no CUDA, `DeviceError` where it is a must and cannot be used. Never the CPU, or another GPU, instead.
-pub fn decide(policy: GpuPolicy, mask: &DeviceMask, devices: &Devices, build_has_cuda: bool) -> Result<DeviceDecision> {
+pub fn decide(require_gpu: bool, mask: &DeviceMask, devices: &Devices, build_has_cuda: bool) -> Result<DeviceDecision> {
     let named = matches!(mask, DeviceMask::Indices(_));
     let cpu = |reason: String| Ok(DeviceDecision { devices: vec![], reason });
-    match (policy, mask) {
-        (GpuPolicy::Never, DeviceMask::Indices(_)) => {
-            return Err(Error::invalid("devices", format!("{mask} is named, but the GPU policy is \"never\"")));
-        }
-        (GpuPolicy::Require, DeviceMask::None) => {
-            return Err(Error::invalid("devices", "\"none\" contradicts the GPU policy \"require\""));
-        }
-        (GpuPolicy::Never, _) => return cpu("the CPU: the GPU policy is \"never\"".into()),
-        (_, DeviceMask::None) => return cpu("the CPU: the devices are \"none\"".into()),
-        _ => {}
+    if *mask == DeviceMask::None {
+        return match require_gpu {
+            true => Err(Error::invalid("devices", "\"none\" contradicts require_gpu")),
+            false => cpu("the CPU: the devices are \"none\"".into()),
+        };
     }
-    let must = match (policy, named) {
-        (_, true) => format!("devices {mask} are asked for"),
-        (GpuPolicy::Require, false) => "the GPU policy is \"require\"".into(),
-        _ => String::new(),
+    let must = match (named, require_gpu) {
+        (true, _) => format!("devices {mask} are asked for"),
+        (false, true) => "a GPU is required".into(),
+        (false, false) => String::new(),
     };
     if !build_has_cuda {
         return match must.is_empty() {
             true => cpu("the CPU: this build has no CUDA".into()),
             false => Err(Error::Unsupported(format!(
-                "{must}, but this build has no CUDA; use a build with it, or ask for the CPU with devices \"none\" and \
-                 GPU policy \"auto\""
+                "{must}, but this build has no CUDA; use a build with it, or ask for the CPU: devices \"none\" without \
+                 require_gpu"
             ))),
         };
     }
@@ -101,7 +85,6 @@ mod tests {
 
     #[test]
     fn every_case() {
-        use GpuPolicy::{Auto, Never, Require};
         use Status::{DeviceError, InvalidParams, Unsupported};
         let absent = || Devices::absent("libcuda.so.1 was not found");
         let failed = || Devices::failed(803, "cuInit: mismatch");
@@ -112,39 +95,36 @@ mod tests {
         };
         let empty = || Devices::present(13000, vec![]);
         type Expected = std::result::Result<(&'static [u32], &'static str), (Status, &'static str)>;
-        let cases: Vec<(GpuPolicy, &str, Devices, bool, Expected)> = vec![
-            (Auto, "auto", two(), true, Ok((&[0, 1], "GPU0, GPU1: every device"))),
-            (Auto, "1,0", two(), true, Ok((&[1, 0], "GPU1, GPU0: as asked for"))),
-            (Auto, "auto", two(), false, Ok((&[], "this build has no CUDA"))),
-            (Auto, "auto", absent(), true, Ok((&[], "libcuda.so.1 was not found"))),
-            (Auto, "auto", failed(), true, Ok((&[], "cuInit: mismatch"))),
-            (Auto, "auto", empty(), true, Ok((&[], "sees no device"))),
-            (Auto, "auto", prohibited(), true, Ok((&[], "prohibits"))),
-            (Auto, "auto", Devices::default(), true, Ok((&[], "not asked"))),
-            (Auto, "none", two(), true, Ok((&[], "\"none\""))),
-            (Auto, "auto", lost(), true, Ok((&[0, 1], "every usable device; not GPU2: fell off the bus"))),
+        let cases: Vec<(bool, &str, Devices, bool, Expected)> = vec![
+            (false, "auto", two(), true, Ok((&[0, 1], "GPU0, GPU1: every device"))),
+            (false, "1,0", two(), true, Ok((&[1, 0], "GPU1, GPU0: as asked for"))),
+            (false, "auto", two(), false, Ok((&[], "this build has no CUDA"))),
+            (false, "auto", absent(), true, Ok((&[], "libcuda.so.1 was not found"))),
+            (false, "auto", failed(), true, Ok((&[], "cuInit: mismatch"))),
+            (false, "auto", empty(), true, Ok((&[], "sees no device"))),
+            (false, "auto", prohibited(), true, Ok((&[], "prohibits"))),
+            (false, "auto", Devices::default(), true, Ok((&[], "not asked"))),
+            (false, "none", two(), true, Ok((&[], "\"none\""))),
+            (false, "auto", lost(), true, Ok((&[0, 1], "every usable device; not GPU2: fell off the bus"))),
             // No silent spill: what is named is a must, whatever the policy.
-            (Auto, "0", two(), false, Err((Unsupported, "no CUDA"))),
-            (Auto, "0", absent(), true, Err((DeviceError, "libcuda.so.1 was not found"))),
-            (Auto, "0", failed(), true, Err((DeviceError, "mismatch"))),
-            (Auto, "0", prohibited(), true, Err((DeviceError, "prohibits"))),
-            (Auto, "0,5", two(), true, Err((InvalidParams, "no GPU5"))),
-            (Auto, "5", prohibited(), true, Err((InvalidParams, "no GPU5"))),
-            (Require, "auto", two(), true, Ok((&[0, 1], "GPU0, GPU1: every device"))),
-            (Require, "1", two(), true, Ok((&[1], "as asked for"))),
-            (Require, "auto", two(), false, Err((Unsupported, "no CUDA"))),
-            (Require, "auto", absent(), true, Err((DeviceError, "libcuda.so.1 was not found"))),
-            (Require, "auto", failed(), true, Err((DeviceError, "mismatch"))),
-            (Require, "auto", empty(), true, Err((DeviceError, "sees no device"))),
-            (Require, "auto", prohibited(), true, Err((DeviceError, "prohibits"))),
-            (Require, "none", two(), true, Err((InvalidParams, "contradicts"))),
-            (Never, "auto", two(), true, Ok((&[], "\"never\""))),
-            (Never, "none", two(), true, Ok((&[], "\"never\""))),
-            (Never, "0", two(), true, Err((InvalidParams, "\"never\""))),
+            (false, "0", two(), false, Err((Unsupported, "no CUDA"))),
+            (false, "0", absent(), true, Err((DeviceError, "libcuda.so.1 was not found"))),
+            (false, "0", failed(), true, Err((DeviceError, "mismatch"))),
+            (false, "0", prohibited(), true, Err((DeviceError, "prohibits"))),
+            (false, "0,5", two(), true, Err((InvalidParams, "no GPU5"))),
+            (false, "5", prohibited(), true, Err((InvalidParams, "no GPU5"))),
+            (true, "auto", two(), true, Ok((&[0, 1], "GPU0, GPU1: every device"))),
+            (true, "1", two(), true, Ok((&[1], "as asked for"))),
+            (true, "auto", two(), false, Err((Unsupported, "no CUDA"))),
+            (true, "auto", absent(), true, Err((DeviceError, "libcuda.so.1 was not found"))),
+            (true, "auto", failed(), true, Err((DeviceError, "mismatch"))),
+            (true, "auto", empty(), true, Err((DeviceError, "sees no device"))),
+            (true, "auto", prohibited(), true, Err((DeviceError, "prohibits"))),
+            (true, "none", two(), true, Err((InvalidParams, "contradicts"))),
         ];
-        for (policy, text, devices, cuda, expected) in cases {
-            let found = decide(policy, &mask(text), &devices, cuda);
-            let case = format!("{policy:?} {text} {devices:?} cuda={cuda}: {found:?}");
+        for (require, text, devices, cuda, expected) in cases {
+            let found = decide(require, &mask(text), &devices, cuda);
+            let case = format!("{require} {text} {devices:?} cuda={cuda}: {found:?}");
             match (found, expected) {
                 (Ok(found), Ok((indices, part))) => {
                     assert_eq!(found.devices, indices, "{case}");
@@ -167,9 +147,8 @@ mod tests {
         ) {
             let all: Vec<_> = (0..count).map(|i| DeviceInfo::new(i, "x", 1)).collect();
             let devices = if present { Devices::present(13000, all) } else { Devices::absent("x") };
-            let policy = if require { GpuPolicy::Require } else { GpuPolicy::Auto };
             let mask = if named.is_empty() { DeviceMask::Auto } else { DeviceMask::Indices(named.clone()) };
-            if let Ok(found) = decide(policy, &mask, &devices, cuda) {
+            if let Ok(found) = decide(require, &mask, &devices, cuda) {
                 if !named.is_empty() {
                     prop_assert_eq!(&found.devices, &named);
                 }

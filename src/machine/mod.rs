@@ -13,7 +13,7 @@ mod memory;
 
 pub use memory::MemoryReading;
 
-use crate::build_info::BuildInfo;
+use crate::build_info::{BuildInfo, build_info};
 use crate::config::from_json;
 use crate::device::{Devices, Driver, NotAsked};
 use crate::error::{Error, Result};
@@ -79,9 +79,15 @@ impl MachineSnapshot {
 
     /// This machine. Never fails: what cannot be found out is `None`, and the number of CPUs falls back to the standard
     /// library's.
+    ///
+    /// GPUs are looked for only by a build that can use them: asking the driver has consequences for the process, see
+    /// [`device`](crate::device). [`Devices::discover`] asks in any build.
     #[must_use]
     pub fn observe() -> Self {
-        Self::observe_at(Path::new("/"), &CudaDriver)
+        match build_info().cuda_version {
+            Some(_) => Self::observe_at(Path::new("/"), &CudaDriver),
+            None => Self::observe_host(),
+        }
     }
 
     /// This machine without its GPUs: the driver is left alone.

@@ -3,7 +3,7 @@
 use super::fit::{self, Fitted};
 use super::memory::{Demand, MemoryPlan};
 use crate::config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, in_range};
-use crate::device::{GpuPolicy, LayerSplit, decide};
+use crate::device::{DeviceMask, LayerSplit, decide};
 use crate::error::{Error, Result};
 use crate::machine::MachineSnapshot;
 use crate::model::{Header, ModelInfo};
@@ -50,10 +50,10 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
     let n_ubatch = micro_batch(config, n_ctx, slots)?;
     let flash_attention = flash_attention(config, info)?;
     let (kv_type_k, kv_type_v) = cache_types(config, model, flash_attention)?;
-    let decision = decide(policy(config), &config.devices, &machine.devices, cuda)?;
+    let decision = decide(config.require_gpu, &config.devices, &machine.devices, cuda)?;
     let all_layers = info.n_layer + 1;
     let n_gpu_layers = match (decision.devices.is_empty(), config.n_gpu_layers) {
-        (true, Some(layers)) if layers > 0 && !matches!(config.devices, crate::device::DeviceMask::None) => {
+        (true, Some(layers)) if layers > 0 && !matches!(config.devices, DeviceMask::None) => {
             let problem = format!("{layers} layers on GPUs, but none is used: {}", decision.reason);
             return Err(Error::invalid("n_gpu_layers", problem));
         }
@@ -98,11 +98,6 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         memory,
         adjustments,
     })
-}
-
-/// Whether a GPU is a must.
-pub(super) fn policy(config: &EngineConfig) -> GpuPolicy {
-    if config.require_gpu { GpuPolicy::Require } else { GpuPolicy::Auto }
 }
 
 /// Refuses what this version could load but not generate with.

@@ -21,6 +21,7 @@ pub use memory::{MemoryPlan, PlacePlan};
 pub use preflight::{Check, CheckStatus, Preflight};
 pub use steps::{Plan, Step};
 
+use crate::build_info::build_info;
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::machine::MachineSnapshot;
@@ -169,7 +170,7 @@ pub fn preflight_with(config: &EngineConfig, machine: &MachineSnapshot, options:
 }
 
 fn decide(config: &EngineConfig, machine: &MachineSnapshot, found: &Found) -> Result<PreparedEngine> {
-    let choices = choose::choose(config, &found.header, machine, cfg!(feature = "cuda"))?;
+    let choices = choose::choose(config, &found.header, machine, build_info().cuda_version.is_some())?;
     Ok(PreparedEngine::new(config, machine, found, choices))
 }
 

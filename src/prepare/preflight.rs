@@ -1,10 +1,11 @@
 //! [`Preflight`]: what running a model needs, checked, with a remedy for whatever is missing.
 
 use super::files::Found;
+use super::render::bytes;
 use super::{PrepareOptions, PreparedEngine, check_names, decide};
 use crate::build_info::{BuildInfo, build_info};
 use crate::config::EngineConfig;
-use crate::device::DriverState;
+use crate::device::{DriverState, decide as decide_devices};
 use crate::error::{Error, Result};
 use crate::machine::{MachineSnapshot, MemoryReading};
 use serde::{Deserialize, Serialize};
@@ -119,7 +120,7 @@ pub(super) fn run(
             locked_memory(&mut report, &engine);
         }
     }
-    gpu(&mut report, config, machine);
+    gpu(&mut report, config, machine, build_info().cuda_version);
     report
 }
 
@@ -155,13 +156,17 @@ fn cpu(report: &mut Preflight, machine: &MachineSnapshot, build: &BuildInfo) {
 
 fn model(report: &mut Preflight, config: &EngineConfig, found: &Found) {
     let (info, files) = (found.header.info(), &found.files);
-    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    let size: u64 = files.iter().map(|file| file.bytes).sum();
     let parts = if files.len() > 1 { format!(" in {} files", files.len()) } else { String::new() };
-    report.pass("model", format!("{}: {bytes} bytes{parts}, readable and complete", files[0].path.display()));
+    report.pass("model", format!("{}: {}{parts}, readable and complete", files[0].path.display(), bytes(size)));
     let quantization = &info.quantization;
     report.pass("header", format!("{} {quantization}, GGUF version {}, sound", info.architecture, info.gguf_version));
     match config.digest.len() {
-        0 => report.warn("digest", "no digest is given: nothing says that this is the right file", "give its sha256"),
+        0 => report.warn(
+            "digest",
+            "no digest is given: nothing says that this is the right file",
+            "give it: digest sha256:…",
+        ),
         n if n == files.len() => report.pass("digest", "given; prepare() compares it"),
         n => report.fail("digest", format!("{n} digests for {} files", files.len()), "give one per file, in order"),
     }
@@ -175,13 +180,18 @@ fn plan(report: &mut Preflight, engine: &PreparedEngine) {
     let (memory, host) = (engine.memory(), engine.memory().host());
     let resident = host.resident();
     match host.capacity {
-        Some(capacity) => report.pass("plan", format!("{resident} bytes of {capacity} that this process may have")),
-        None => {
-            report.warn("plan", format!("{resident} bytes; how much there is, is unknown"), "see that there is as much")
+        Some(capacity) => {
+            report.pass("plan", format!("{} of {} that this process may have", bytes(resident), bytes(capacity)))
         }
+        None => report.warn(
+            "plan",
+            format!("{}; how much there is, is unknown", bytes(resident)),
+            "see that there is as much",
+        ),
     }
     if let Some(capacity) = host.capacity.filter(|&capacity| host.total() > capacity) {
-        let message = format!("with the weights mapped from the file {} bytes are used, of {capacity}", host.total());
+        let message =
+            format!("with the weights mapped from the file {} are used, of {}", bytes(host.total()), bytes(capacity));
         report.warn(
             "mapped_weights",
             message,
@@ -202,13 +212,13 @@ fn free_memory(report: &mut Preflight, engine: &PreparedEngine, memory: &MemoryR
         return report.warn("free_memory", "how much is free is unknown", "see that there is enough");
     };
     if host.resident() > free {
-        let message = format!("{} bytes are needed and {free} are free now", host.resident());
+        let message = format!("{} are needed and {} are free now", bytes(host.resident()), bytes(free));
         report.fail("free_memory", message, "end other programs, or use a shorter context or a smaller model");
     } else if host.total() > free {
-        let message = format!("{} bytes with the mapped weights, and {free} are free now", host.total());
+        let message = format!("{} with the mapped weights, and {} are free now", bytes(host.total()), bytes(free));
         report.warn("free_memory", message, "expect weights to be read again from disk, or end other programs");
     } else {
-        report.pass("free_memory", format!("{} bytes of {free} that are free now", host.total()));
+        report.pass("free_memory", format!("{} of {} that are free now", bytes(host.total()), bytes(free)));
     }
 }
 
@@ -220,43 +230,77 @@ fn locked_memory(report: &mut Preflight, engine: &PreparedEngine) {
     let locked = host.weights + host.weights_mapped;
     match engine.machine().memlock_limit_bytes {
         Some(limit) if locked > limit => {
-            let message = format!("{locked} bytes are to be locked, {limit} may be (RLIMIT_MEMLOCK)");
+            let message = format!("{} are to be locked, {} may be (RLIMIT_MEMLOCK)", bytes(locked), bytes(limit));
             report.warn(
                 "locked_memory",
                 message,
                 "raise the limit (ulimit -l), or leave use_mlock out: weights stay unlocked",
             );
         }
-        _ => report.pass("locked_memory", format!("{locked} bytes may be locked")),
+        _ => report.pass("locked_memory", format!("{} may be locked", bytes(locked))),
     }
 }
 
-fn gpu(report: &mut Preflight, config: &EngineConfig, machine: &MachineSnapshot) {
-    let (devices, built) = (&machine.devices, cfg!(feature = "cuda"));
+/// `built`: the version of CUDA that the library was built with.
+fn gpu(report: &mut Preflight, config: &EngineConfig, machine: &MachineSnapshot, built: Option<u32>) {
+    let devices = &machine.devices;
     let names: Vec<_> =
-        devices.devices.iter().map(|d| format!("GPU{} {} ({} bytes)", d.index, d.name, d.total_bytes)).collect();
+        devices.devices.iter().map(|d| format!("GPU{} {} ({})", d.index, d.name, bytes(d.total_bytes))).collect();
+    let names = names.join(", ");
+    let cuda = |version: u32| format!("CUDA {}.{}", version / 1000, version % 1000 / 10);
     match (&devices.driver, built) {
-        (DriverState::Present { version }, true) => {
-            let version = format!("{}.{}", version / 1000, version % 1000 / 10);
-            report.pass("driver", format!("for CUDA {version}: {}", names.join(", ")));
+        // A newer major version needs a newer driver; within one, older drivers run it.
+        (&DriverState::Present { version }, Some(built)) if built / 1000 > version / 1000 => {
+            let message =
+                format!("the library was built with {}, the driver runs up to {}", cuda(built), cuda(version));
+            report.fail("driver", message, "update the driver, or build the library with an older toolkit");
         }
-        (DriverState::Present { .. }, false) if !names.is_empty() => {
-            report.warn(
-                "driver",
-                format!("this build cannot use {}", names.join(", ")),
-                "build with the feature `cuda`",
-            );
+        (&DriverState::Present { version }, Some(_)) => {
+            report.pass("driver", format!("for {}: {names}", cuda(version)))
         }
-        (DriverState::Failed { reason, .. }, true) => report.warn("driver", reason, "mend the driver, or use the CPU"),
+        (DriverState::Present { .. }, None) if !names.is_empty() => {
+            report.warn("driver", format!("this build cannot use {names}"), "build with the feature `cuda`");
+        }
+        (DriverState::Failed { reason, .. }, Some(_)) => {
+            report.warn("driver", reason, "mend the driver, or use the CPU")
+        }
         _ => {}
     }
     for broken in &devices.broken {
         report.warn("driver", format!("GPU{}: {}", broken.index, broken.reason), "see what the driver says of it");
     }
-    match crate::device::decide(super::choose::policy(config), &config.devices, devices, built) {
+    match decide_devices(config.require_gpu, &config.devices, devices, built.is_some()) {
         Ok(decision) => report.pass("devices", decision.reason),
         // The plan has failed of the same.
         Err(_) if report.get("plan").is_some_and(|check| check.status == CheckStatus::Fail) => {}
         Err(error) => report.fail("devices", error.to_string(), remedy(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{BrokenDevice, DeviceInfo, Devices};
+
+    #[test]
+    fn the_driver_is_compared_with_the_build() {
+        let report = |devices: Devices, built: Option<u32>| {
+            let mut report = Preflight { checks: vec![] };
+            gpu(&mut report, &EngineConfig::new("m"), &MachineSnapshot::new(1, 1).with_devices(devices), built);
+            let driver = report.get("driver").map(|check| check.status);
+            (driver, report.to_string())
+        };
+        let one = |version| Devices::present(version, vec![DeviceInfo::new(0, "A", 1 << 30)]);
+        assert_eq!(report(one(13000), Some(13000)).0, Some(CheckStatus::Pass));
+        assert_eq!(report(one(13000), Some(13010)).0, Some(CheckStatus::Pass));
+        let (old, text) = report(one(12080), Some(13000));
+        assert_eq!(old, Some(CheckStatus::Fail));
+        assert!(text.contains("CUDA 13.0") && text.contains("CUDA 12.8"), "{text}");
+        assert_eq!(report(one(13000), None).0, Some(CheckStatus::Warn), "a GPU that the build cannot use");
+        assert_eq!(report(Devices::failed(803, "mismatch"), Some(13000)).0, Some(CheckStatus::Warn));
+        assert_eq!(report(Devices::absent("none"), Some(13000)).0, None);
+        let mut broken = one(13000);
+        broken.broken.push(BrokenDevice::new(1, 46, "it fell off the bus".into()));
+        assert!(report(broken, None).1.contains("fell off the bus"));
     }
 }

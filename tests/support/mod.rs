@@ -26,6 +26,12 @@ pub fn model() -> PathBuf {
     path
 }
 
+/// The synthetic models: `LLAMAPEN_SYNTHETIC_MODELS`, which names the folder that `scripts/synthetic.py` prints.
+pub fn synthetic() -> PathBuf {
+    let folder = std::env::var_os("LLAMAPEN_SYNTHETIC_MODELS");
+    folder.expect("set LLAMAPEN_SYNTHETIC_MODELS to what scripts/synthetic.py prints").into()
+}
+
 /// One thread per worker, a small context: tests run beside each other.
 pub fn config() -> EngineConfig {
     EngineConfig::new(model()).with_threads(1).with_n_ctx(1024)

@@ -190,7 +190,7 @@ impl Window {
         let windowed = |layer: u32| match (&listed, period) {
             (Some(flags), _) => flags.get(layer as usize).copied().unwrap_or(false),
             (None, 0) => true,
-            (None, period) if dense_first => layer % period != 0,
+            (None, period) if dense_first => !layer.is_multiple_of(period),
             (None, period) => layer % period < period - 1,
         };
         Self { positions: Some(positions), layers: (0..n_layer).map(windowed).collect(), known: true }

@@ -96,9 +96,9 @@ impl MemoryPlan {
 }
 
 /// Estimated bookkeeping of a worker besides its buffers: graphs, scheduler, samplers, stacks.
-const WORKER_OVERHEAD: u64 = 8 << 20;
+const WORKER_OVERHEAD: u64 = 12 << 20;
 /// Estimated bytes per token of the vocabulary, in the engine's tables.
-const TOKEN_OVERHEAD: u64 = 256;
+const TOKEN_OVERHEAD: u64 = 320;
 
 /// The plan for running everything on the host.
 pub(crate) fn on_host(model: &Header, demand: &Demand) -> MemoryPlan {
