@@ -342,9 +342,9 @@ void llamapen_error_free(struct llamapen_error *error);
  * with_devices: not 0 asks the GPU driver, in a build that can use GPUs. After that a child made by fork cannot use
  * CUDA. 0 leaves the driver alone: its state is "not_asked".
  */
-int32_t llamapen_machine_json(int32_t with_devices,
-                              char **json,
-                              struct llamapen_error **error);
+int32_t llamapen_machine(int32_t with_devices,
+                         char **json,
+                         struct llamapen_error **error);
 
 /**
  * The GPUs that this process sees, as JSON: "driver" ({"state": "present", "absent" or "failed", ...}), "devices"
@@ -443,7 +443,7 @@ int32_t llamapen_prepare(const char *config,
  * The same, for a machine that was observed before or is not there, with progress and cancelling while digests are
  * computed. Equal config, machine and file give equal bytes.
  *
- * options: JSON, or NULL and 0. Optional: "machine" (an object as llamapen_machine_json gives it; by default this one,
+ * options: JSON, or NULL and 0. Optional: "machine" (an object as llamapen_machine gives it; by default this one,
  * observed), "hub" (the folder of the hub cache; by default by the environment, as the hub's own tools find it) and
  * "digest_cache" (a folder for verified digests, so that an unchanged file is not read again; by default none, and
  * nothing is written). Unknown keys are refused by name. An engine for another machine is refused with STALE_ENGINE

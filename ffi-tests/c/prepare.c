@@ -46,8 +46,8 @@ static void machines(const char *model)
     char *plain = NULL, *machine = NULL, *host = NULL, *devices = NULL;
 
     REQUIRE(llamapen_engine_json(engine, &plain, &error) == ok, "the engine as JSON");
-    REQUIRE(check_explain(llamapen_machine_json(1, &machine, &error), &error) == ok, "the machine as JSON");
-    REQUIRE(check_explain(llamapen_machine_json(0, &host, &error), &error) == ok, "the machine without its GPUs");
+    REQUIRE(check_explain(llamapen_machine(1, &machine, &error), &error) == ok, "the machine as JSON");
+    REQUIRE(check_explain(llamapen_machine(0, &host, &error), &error) == ok, "the machine without its GPUs");
     CHECK(holds(machine, "\"logical_cpus\":") && holds(host, "\"not_asked\""), "they say what they should");
     REQUIRE(check_explain(llamapen_devices(&devices, &error), &error) == ok, "the devices as JSON");
     CHECK(holds(devices, "\"driver\":{\"state\":\"") && !holds(devices, "not_asked"), "the driver was asked");
@@ -92,7 +92,7 @@ static int32_t watch(uint64_t done_bytes, uint64_t total_bytes, void *user)
         seen->first = done_bytes;
         seen->ordered = seen->same_thread = 1;
         /* No lock is held: any function may be called. */
-        if (llamapen_machine_json(0, &json, NULL) != ok) seen->ordered = 0;
+        if (llamapen_machine(0, &json, NULL) != ok) seen->ordered = 0;
         llamapen_string_free(json);
     } else if (done_bytes < seen->last || total_bytes != seen->total) {
         seen->ordered = 0;
@@ -340,7 +340,7 @@ static void null_arguments(const char *model)
                   "preflight: NULL for both results");
     check_refused(llamapen_model_info(model, strlen(model), NULL, 0, NULL, &error), invalid, &error, "json",
                   "model_info: NULL for the result");
-    check_refused(llamapen_machine_json(0, NULL, &error), invalid, &error, "json", "machine_json: NULL for the result");
+    check_refused(llamapen_machine(0, NULL, &error), invalid, &error, "json", "machine: NULL for the result");
     check_refused(llamapen_devices(NULL, &error), invalid, &error, "json", "devices: NULL for the result");
     check_refused(llamapen_digest(NULL, 0, NULL, NULL, &text, &error), invalid, &error, "path", "digest: no path");
     check_refused(llamapen_digest(NULL, 7, NULL, NULL, &text, &error), invalid, &error, "path", "digest: NULL with a length");

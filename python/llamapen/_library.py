@@ -46,7 +46,7 @@ class CEvent(ctypes.Structure):
 # Functions with a status and a trailing `llamapen_error **`, which `call` adds.
 _CALLS: Dict[str, List[Any]] = {
     "llamapen_build_info_json": [_OUT],
-    "llamapen_machine_json": [ctypes.c_int32, _OUT],
+    "llamapen_machine": [ctypes.c_int32, _OUT],
     "llamapen_devices": [_OUT],
     "llamapen_model_info": [*_TEXT, *_TEXT, _OUT],
     "llamapen_digest": [*_TEXT, *_PROGRESS, _OUT],

@@ -16,7 +16,7 @@ def machine(*, devices: bool = True) -> Dict[str, Any]:
     ``devices``: whether the GPU driver is asked, in a build that can use GPUs. After that, a child made by ``os.fork()``
     cannot use CUDA.
     """
-    found: Dict[str, Any] = json.loads(call_text("llamapen_machine_json", devices))
+    found: Dict[str, Any] = json.loads(call_text("llamapen_machine", devices))
     return found
 
 

@@ -70,7 +70,7 @@ pub unsafe extern "C" fn llamapen_prepare(
 /// The same, for a machine that was observed before or is not there, with progress and cancelling while digests are
 /// computed. Equal config, machine and file give equal bytes.
 ///
-/// options: JSON, or NULL and 0. Optional: "machine" (an object as llamapen_machine_json gives it; by default this one,
+/// options: JSON, or NULL and 0. Optional: "machine" (an object as llamapen_machine gives it; by default this one,
 /// observed), "hub" (the folder of the hub cache; by default by the environment, as the hub's own tools find it) and
 /// "digest_cache" (a folder for verified digests, so that an unchanged file is not read again; by default none, and
 /// nothing is written). Unknown keys are refused by name. An engine for another machine is refused with STALE_ENGINE

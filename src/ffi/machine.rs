@@ -13,7 +13,7 @@ use std::ffi::c_char;
 /// with_devices: not 0 asks the GPU driver, in a build that can use GPUs. After that a child made by fork cannot use
 /// CUDA. 0 leaves the driver alone: its state is "not_asked".
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn llamapen_machine_json(
+pub unsafe extern "C" fn llamapen_machine(
     with_devices: i32,
     json: *mut *mut c_char,
     error: *mut *mut llamapen_error,

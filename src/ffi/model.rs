@@ -5,7 +5,7 @@ use super::error::llamapen_error;
 use super::options::Options;
 use super::progress::{llamapen_progress, teller};
 use crate::error::Error;
-use crate::model::{ModelReference, describe, hash_file};
+use crate::model::{ModelReference, hash_file, inspect};
 use std::ffi::{c_char, c_void};
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub unsafe extern "C" fn llamapen_model_info(
     let make = || {
         // SAFETY: pointers and lengths belong together, as the header demands.
         let (model, options) = unsafe { (text("model", model, model_len)?, Options::read(options, options_len)?) };
-        Ok(describe(&model.parse::<ModelReference>()?, &options.hub())?.to_json())
+        Ok(inspect(&model.parse::<ModelReference>()?, &options.hub())?.to_json())
     };
     // SAFETY: NULL or may be written to, as the header demands.
     unsafe { guard(error, || give_text("json", json, make)) }

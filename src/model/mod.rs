@@ -13,13 +13,13 @@
 //!   against everything llama.cpp asserts while loading; what is left is a typed, serializable description.
 
 mod check;
-mod describe;
 mod digest;
 mod digest_cache;
 mod gguf;
 mod header;
 mod hub;
 mod info;
+mod inspect;
 mod locate;
 mod open;
 mod quantization;
@@ -30,13 +30,13 @@ mod types;
 #[cfg(test)]
 mod mutation_tests;
 
-pub use describe::{ModelDescription, ModelFile, describe};
 pub use digest::{Digest, HashProgress, hash_file, verify_digests};
 pub use digest_cache::DigestCache;
 pub use gguf::{Array, Gguf, GgufError, Split, StringArray, TensorInfo, Value};
 pub use header::Header;
 pub use hub::{HubCache, HubReference};
 pub use info::{ModelInfo, PerLayer, SsmInfo};
+pub use inspect::{ModelDescription, ModelFile, inspect};
 pub use locate::{ModelFiles, locate};
 pub use reference::{ModelReference, RemoteReference};
 pub use types::GgmlType;

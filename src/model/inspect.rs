@@ -1,4 +1,4 @@
-//! [`describe`]: what the model is that a reference names, whether or not it could be run.
+//! [`inspect`]: what the model is that a reference names, whether or not it could be run.
 
 use super::header::Header;
 use super::hub::HubCache;
@@ -46,7 +46,7 @@ impl ModelDescription {
 ///
 /// # Errors
 /// As [`locate`], and `ModelInvalid` for what is no GGUF, is damaged, or describes a model that llama.cpp cannot load safely.
-pub fn describe(reference: &ModelReference, cache: &HubCache) -> Result<ModelDescription> {
+pub fn inspect(reference: &ModelReference, cache: &HubCache) -> Result<ModelDescription> {
     let found = locate(reference, cache)?;
     let header = Header::open(&found.parts).map_err(|(path, source)| Error::model(path, source))?;
     let files = found.parts.into_iter().zip(header.parts());
