@@ -53,3 +53,41 @@ pub fn inspect(reference: &ModelReference, cache: &HubCache) -> Result<ModelDesc
     let files = files.map(|(path, part)| ModelFile { path, bytes: part.file_bytes() }).collect();
     Ok(ModelDescription { id: found.id, files, info: header.info().clone() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspected(path: &std::path::Path) -> Result<ModelDescription> {
+        inspect(&ModelReference::from_os(path)?, &HubCache::at("/nowhere"))
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_described_too() {
+        let path = crate::test_model();
+        let model = inspected(&path).unwrap();
+        let bytes = std::fs::metadata(&path).unwrap().len();
+        assert_eq!(model.files, [ModelFile { path: path.canonicalize().unwrap(), bytes }]);
+        assert_eq!((model.id.as_str(), model.info.n_vocab), (path.file_stem().unwrap().to_str().unwrap(), 49152));
+        assert_eq!(serde_json::from_str::<ModelDescription>(&model.to_json()).unwrap(), model);
+
+        let synthetic = std::env::var_os("LLAMAPEN_SYNTHETIC_MODELS");
+        let encoder = PathBuf::from(synthetic.expect("what scripts/synthetic.py prints")).join("bert.gguf");
+        assert_eq!(inspected(&encoder).unwrap().info.causal, Some(false));
+        assert_eq!(
+            crate::prepare(&crate::EngineConfig::new(encoder)).unwrap_err().status(),
+            crate::Status::Unsupported
+        );
+    }
+
+    #[test]
+    fn what_is_no_model_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = dir.path().join("text.gguf");
+        std::fs::write(&text, "not a model at all, but long enough to hold a header").unwrap();
+        let error = inspected(&text).unwrap_err();
+        assert!(matches!(&error, Error::ModelInvalid { path, .. } if path.ends_with("text.gguf")), "{error}");
+        let missing = inspected(&dir.path().join("missing.gguf")).unwrap_err();
+        assert!(matches!(missing, Error::ModelNotFound { .. }), "{missing}");
+    }
+}
