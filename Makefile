@@ -1,6 +1,7 @@
 # One command each; `make` alone lists them. The work is done in scripts/.
 
 PYTHON ?= python3
+SECONDS ?= 60
 PROMPT ?= Why is the sky blue? Answer in two sentences.
 
 # The prompt reaches the demo through the environment, byte by byte: $(value) and := keep make from expanding a `$` in
@@ -8,7 +9,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo test bench deps model vendor clean
+.PHONY: help demo test bench fuzz deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -23,6 +24,9 @@ test: ## Every test; ends with "N passed, N failed"
 
 bench: deps ## Speed beside a plain llama.cpp loop, idle and with a busy host (minutes)
 	@$(PYTHON) scripts/bench.py
+
+fuzz: deps ## Break 50,000 model files for the reader and the loader, then libFuzzer: make fuzz SECONDS=60
+	@$(PYTHON) scripts/fuzz.py --seconds $(SECONDS)
 
 deps: ## Check the build tools; make .venv with libclang and pytest
 	@$(PYTHON) scripts/deps.py

@@ -165,104 +165,75 @@ RMS = {"attention.layer_norm_rms_epsilon": 1e-5}
 LAYER = {"attention.layer_norm_epsilon": 1e-5}
 
 
-def llama():
-    made = Model("llama", 4, 1024, feed_forward_length=2816, **heads(16, 4, **{"rope.dimension_count": 64}), **RMS)
-    made.ends()
+def dense(arch, layers, width, sizes, kind="Q4_K", ends=None, attention=None, feed=None, post_norms=False, bias=False, **keys):
+    """A plain decoder. `sizes`: query heads, key-value heads, elements of a head, inner width of the feed-forward part."""
+    count, kv, head, hidden = sizes
+    norms = LAYER if bias else RMS
+    made = Model(arch, layers, width, feed_forward_length=hidden, **heads(count, kv), **norms, **keys)
+    made.ends(kind=kind, **(ends or {}))
     for blk in blocks(made):
-        made.norm(f"{blk}.attn_norm")
-        made.attention(blk, 16, 4, 64)
-        made.norm(f"{blk}.ffn_norm")
-        made.feed_forward(blk, 2816)
+        made.norm(f"{blk}.attn_norm", bias=bias)
+        made.attention(blk, count, kv, head, kind=kind, **(attention or {}))
+        if post_norms:
+            made.norm(f"{blk}.post_attention_norm")
+        made.norm(f"{blk}.ffn_norm", bias=bias)
+        made.feed_forward(blk, hidden, kind=kind, **(feed or {}))
+        if post_norms:
+            made.norm(f"{blk}.post_ffw_norm")
     return made
+
+
+def head_size(size, **more):
+    return {"attention.key_length": size, "attention.value_length": size, **more}
+
+
+def llama():
+    return dense("llama", 4, 1024, (16, 4, 64, 2816), **{"rope.dimension_count": 64})
 
 
 def qwen2():
-    made = Model("qwen2", 4, 896, feed_forward_length=4864, **heads(14, 2), **RMS)
-    made.ends(kind="Q8_0", tied=True)
-    for blk in blocks(made):
-        made.norm(f"{blk}.attn_norm")
-        made.attention(blk, 14, 2, 64, kind="Q8_0", bias=True)
-        # Converters leave the output projection without a bias.
-        made.norm(f"{blk}.ffn_norm")
-        made.feed_forward(blk, 4864, kind="Q8_0")
-    return made
+    return dense("qwen2", 4, 896, (14, 2, 64, 4864), "Q8_0", {"tied": True}, {"bias": True})
 
 
 def qwen3():
-    sizes = {"attention.key_length": 128, "attention.value_length": 128, "rope.dimension_count": 128}
-    made = Model("qwen3", 4, 1024, feed_forward_length=3072, **heads(16, 8, **sizes), **RMS)
-    made.ends(kind="Q6_K")
-    for blk in blocks(made):
-        made.norm(f"{blk}.attn_norm")
-        made.attention(blk, 16, 8, 128, kind="Q6_K", qk_norm=True)
-        made.norm(f"{blk}.ffn_norm")
-        made.feed_forward(blk, 3072, kind="Q6_K")
+    keys = head_size(128, **{"rope.dimension_count": 128})
+    return dense("qwen3", 4, 1024, (16, 8, 128, 3072), "Q6_K", attention={"qk_norm": True}, **keys)
+
+
+def gemma2():
+    caps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+    keys = head_size(256, **{"attention.sliding_window": 512}, **caps)
+    return dense("gemma2", 4, 1024, (8, 4, 256, 4096), "Q4_0", {"tied": True}, post_norms=True, **keys)
+
+
+def gemma3():
+    keys = head_size(256, **{"attention.sliding_window": 512})
+    return dense("gemma3", 7, 640, (4, 1, 256, 2048), "Q8_0", {"tied": True}, {"qk_norm": True}, post_norms=True, **keys)
+
+
+def phi3():
+    keys = {"rope.dimension_count": 64, "rope.scaling.original_context_length": 4096}
+    return dense("phi3", 3, 1024, (16, 16, 64, 2816), attention={"fused": True}, feed={"fused": True}, **keys)
+
+
+def gpt2():
+    projections = {"fused": True, "bias": True, "out_bias": True}
+    ends, feed = {"bias": True}, {"gate": False, "bias": True}
+    made = dense("gpt2", 3, 768, (12, 12, 64, 3072), "F16", ends, projections, feed, bias=True, context=1024)
+    made.tensor("position_embd.weight", 768, 1024)
     return made
 
 
 def qwen3moe():
-    sizes = {"attention.key_length": 128, "attention.value_length": 128, "rope.dimension_count": 128}
     experts = {"expert_count": 16, "expert_used_count": 4, "expert_feed_forward_length": 768}
-    made = Model("qwen3moe", 3, 1024, feed_forward_length=3072, **heads(16, 4, **sizes), **experts, **RMS)
+    keys = head_size(128, **{"rope.dimension_count": 128}, **experts)
+    made = Model("qwen3moe", 3, 1024, feed_forward_length=3072, **heads(16, 4), **keys, **RMS)
     made.ends()
     for blk in blocks(made):
         made.norm(f"{blk}.attn_norm")
         made.attention(blk, 16, 4, 128, qk_norm=True)
         made.norm(f"{blk}.ffn_norm")
         made.experts(blk, 16, 768)
-    return made
-
-
-def gemma2():
-    sizes = {"attention.key_length": 256, "attention.value_length": 256, "attention.sliding_window": 512}
-    caps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
-    made = Model("gemma2", 4, 1024, feed_forward_length=4096, **heads(8, 4, **sizes), **caps, **RMS)
-    made.ends(kind="Q4_0", tied=True)
-    for blk in blocks(made):
-        made.norm(f"{blk}.attn_norm")
-        made.attention(blk, 8, 4, 256, kind="Q4_0")
-        made.norm(f"{blk}.post_attention_norm")
-        made.norm(f"{blk}.ffn_norm")
-        made.feed_forward(blk, 4096, kind="Q4_0")
-        made.norm(f"{blk}.post_ffw_norm")
-    return made
-
-
-def gemma3():
-    sizes = {"attention.key_length": 256, "attention.value_length": 256, "attention.sliding_window": 512}
-    made = Model("gemma3", 7, 640, feed_forward_length=2048, **heads(4, 1, **sizes), **RMS)
-    made.ends(kind="Q8_0", tied=True)
-    for blk in blocks(made):
-        made.norm(f"{blk}.attn_norm")
-        made.attention(blk, 4, 1, 256, kind="Q8_0", qk_norm=True)
-        made.norm(f"{blk}.post_attention_norm")
-        made.norm(f"{blk}.ffn_norm")
-        made.feed_forward(blk, 2048, kind="Q8_0")
-        made.norm(f"{blk}.post_ffw_norm")
-    return made
-
-
-def phi3():
-    made = Model("phi3", 3, 1024, feed_forward_length=2816, **heads(16, 16, **{"rope.dimension_count": 64}), **RMS)
-    made.keys["rope.scaling.original_context_length"] = 4096
-    made.ends()
-    for blk in blocks(made):
-        made.norm(f"{blk}.attn_norm")
-        made.attention(blk, 16, 16, 64, fused=True)
-        made.norm(f"{blk}.ffn_norm")
-        made.feed_forward(blk, 2816, fused=True)
-    return made
-
-
-def gpt2():
-    made = Model("gpt2", 3, 768, context=1024, feed_forward_length=3072, **heads(12, 12), **LAYER)
-    made.ends(kind="F16", bias=True)
-    made.tensor("position_embd.weight", 768, 1024)
-    for blk in blocks(made):
-        made.norm(f"{blk}.attn_norm", bias=True)
-        made.attention(blk, 12, 12, 64, kind="F16", fused=True, bias=True, out_bias=True)
-        made.norm(f"{blk}.ffn_norm", bias=True)
-        made.feed_forward(blk, 3072, kind="F16", gate=False, bias=True)
     return made
 
 

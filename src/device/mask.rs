@@ -120,17 +120,10 @@ fn list(indices: &[u32], prefix: &str, separator: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::tests::{mask, two};
     use crate::device::{BrokenDevice, ComputeMode};
     use crate::status::Status;
     use proptest::prelude::*;
-
-    fn mask(text: &str) -> DeviceMask {
-        text.parse().unwrap()
-    }
-
-    fn two() -> Devices {
-        Devices::present(13000, vec![DeviceInfo::new(0, "A", 1), DeviceInfo::new(1, "B", 1)])
-    }
 
     #[test]
     fn every_way_of_writing_has_one_form() {

@@ -251,3 +251,18 @@ impl Devices {
         unusable.chain(broken).map(|(index, why)| format!("GPU{index}: {why}")).collect::<Vec<_>>().join("; ")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The mask that a text spells.
+    pub(super) fn mask(text: &str) -> DeviceMask {
+        text.parse().unwrap()
+    }
+
+    /// Two devices.
+    pub(super) fn two() -> Devices {
+        Devices::present(13000, vec![DeviceInfo::new(0, "A", 1), DeviceInfo::new(1, "B", 1)])
+    }
+}

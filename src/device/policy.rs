@@ -66,17 +66,10 @@ pub fn decide(require_gpu: bool, mask: &DeviceMask, devices: &Devices, build_has
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::tests::{mask, two};
     use crate::device::{BrokenDevice, ComputeMode, DeviceInfo};
     use crate::status::Status;
     use proptest::prelude::*;
-
-    fn mask(text: &str) -> DeviceMask {
-        text.parse().unwrap()
-    }
-
-    fn two() -> Devices {
-        Devices::present(13000, vec![DeviceInfo::new(0, "A", 1), DeviceInfo::new(1, "B", 1)])
-    }
 
     fn prohibited() -> Devices {
         let device = DeviceInfo::new(0, "A", 1).with_compute_mode(ComputeMode::Prohibited);

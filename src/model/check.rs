@@ -5,10 +5,13 @@
 //! measure, is checked here. What it refuses with a plain error is left to it, unless saying so early is easy.
 
 mod architecture;
+mod graph;
 mod hparams;
 mod tensors;
 mod vocab;
 
+#[cfg(test)]
+mod graph_tests;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +36,7 @@ pub(super) fn check(first: &Gguf, parts: &[Gguf]) -> Result<Checked, GgufError> 
     let keys = Keys::new(first, parts)?;
     let hparams = Hparams::check(&keys)?;
     architecture::check(&keys, &hparams)?;
+    graph::check(&keys, &hparams)?;
     let vocab = Vocab::check(&keys)?;
     tensors::check(&keys)?;
     Ok(Checked { hparams, vocab })
@@ -64,6 +68,10 @@ impl<'a> Keys<'a> {
 
     fn key(&self, suffix: &str) -> String {
         format!("{}.{suffix}", self.architecture)
+    }
+
+    fn has(&self, suffix: &str) -> bool {
+        self.gguf.get(&self.key(suffix)).is_some()
     }
 
     fn u32(&self, suffix: &str) -> Result<Option<u32>, GgufError> {

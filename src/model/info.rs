@@ -151,7 +151,34 @@ pub struct ModelInfo {
     pub alignment: u32,
 }
 
+/// Architectures whose attention keeps no cache, encoders and diffusion models, and those that need an encoder's pass.
+const WITHOUT_CACHE: &[&str] = &[
+    "bert",
+    "clef",
+    "dream",
+    "eurobert",
+    "gemma-embedding",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "llada",
+    "llada-moe",
+    "llama-embed",
+    "modern-bert",
+    "neo-bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "rnd1",
+    "t5",
+    "t5encoder",
+];
+
 impl ModelInfo {
+    /// Whether the model reads texts as a whole, as encoders do. Decoding token by token is not what it is made for:
+    /// with some of them llama.cpp asserts that it is not done.
+    pub(crate) fn reads_as_a_whole(&self) -> bool {
+        self.causal == Some(false) || WITHOUT_CACHE.contains(&self.architecture.as_str())
+    }
+
     /// Checks a header against what llama.cpp demands of it and describes the model.
     ///
     /// For the first file of a split model, sizes and parameter counts cover that file alone; see

@@ -28,7 +28,13 @@ mod split;
 mod types;
 
 #[cfg(test)]
+mod loader_tests;
+#[cfg(test)]
 mod mutation_tests;
+#[cfg(test)]
+mod random;
+#[cfg(test)]
+mod seeds;
 
 pub use digest::{Digest, HashProgress, hash_file, verify_digests};
 pub use digest_cache::DigestCache;

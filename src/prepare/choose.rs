@@ -103,8 +103,8 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
 /// Refuses what this version could load but not generate with.
 fn generates_text(info: &ModelInfo) -> Result<()> {
     let refuse = |why: &str| Err(Error::Unsupported(format!("{why}; this version runs text-generating models only")));
-    if info.causal == Some(false) {
-        return refuse(&format!("a {} model without causal attention is an encoder", info.architecture));
+    if info.reads_as_a_whole() {
+        return refuse(&format!("this {} model reads texts as a whole, as an encoder does", info.architecture));
     }
     if info.tokenizer_model.as_deref().is_none_or(|kind| kind == "none" || kind == "no_vocab") || info.n_vocab == 0 {
         return refuse("the file has no vocabulary");

@@ -35,7 +35,7 @@ impl Traits {
 }
 
 /// Whether a list of names, parted by spaces, holds an architecture.
-fn listed(list: &str, architecture: &str) -> bool {
+pub(super) fn listed(list: &str, architecture: &str) -> bool {
     list.split(' ').any(|name| name == architecture)
 }
 
@@ -48,7 +48,7 @@ const WITHOUT_ATTENTION: &str = "\
 const EQUAL_HEAD_SIZES: &str = "\
     afmoe apertus arcee arctic baichuan bailingmoe2 bert bitnet bloom chameleon chatglm clef codeshell cogvlm \
     cohere2 cohere2moe command-r dbrx deci deepseek dots1 dream eagle3 ernie4_5 ernie4_5-moe eurobert exaone \
-    falcon glm4 glm4moe gpt2 gptneox granite granite_swa granitehybrid granitemoe graniteswitch grok grovemoe \
+    falcon glm4 glm4moe gpt-oss gpt2 gptneox granite granite_swa granitehybrid granitemoe graniteswitch grok grovemoe \
     hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 internlm2 jais jais2 jina-bert-v2 jina-bert-v3 laguna lfm2 \
     lfm2moe llada llada-moe llama llama-embed llama4 maincoder mellum minimax-01 minimax-m2 minimax-m3 mistral3 \
     modern-bert mpt muse-glimmer nanbeige nemotron nemotron_h nemotron_h_moe neo-bert nomic-bert nomic-bert-moe \
@@ -58,7 +58,7 @@ const EQUAL_HEAD_SIZES: &str = "\
 
 const ROPE_FILLS_HEAD: &str = "\
     apertus arcee arctic baichuan chameleon codeshell cogvlm cohere2moe dbrx deci deepseek dots1 dream ernie4_5 \
-    ernie4_5-moe exaone exaone-moe exaone4 falcon granite granite_swa granitemoe graniteswitch grok grovemoe \
+    ernie4_5-moe exaone exaone-moe exaone4 falcon gpt-oss granite granite_swa granitemoe graniteswitch grok grovemoe \
     hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 internlm2 jais2 llada llada-moe llama llama-embed llama4 \
     maincoder mellum mistral3 olmo olmo2 olmoe orion paddleocr pangu-embedded plamo pockettts qwen2 qwen2moe \
     qwen2vl qwen3 qwen3moe qwen3tts qwen3vl qwen3vlmoe rnd1 seed_oss smallthinker smollm3 starcoder2 talkie \
@@ -115,6 +115,7 @@ pub(super) fn check(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError>
     match architecture {
         "deepseek2" | "mistral4" | "hy_v4" => latent_attention(keys, hparams),
         "granitehybrid" | "jamba" => inner_width(keys, hparams),
+        "plamo2" => keys.within("ssm.group_count", 0..=0).map(drop),
         "qwen35" | "qwen35moe" | "qwen3next" | "qwen4exp" | "clef" => delta_net(keys, hparams),
         "gemma-embedding" => dense_modules(keys, hparams),
         "gemma4" => shared_layers(keys, hparams),
@@ -288,11 +289,15 @@ fn rwkv(keys: &Keys<'_>, hparams: &Hparams) -> Result<(), GgufError> {
     if stated != shifts {
         return Err(keys.fault(SHIFTS, shifts, stated));
     }
-    if let Some(head) = keys.u32(HEAD)?
-        && !hparams.n_embd.is_multiple_of(head)
-    {
-        let expected = format_args!("a divisor of the width {}", hparams.n_embd).to_string();
-        return Err(keys.fault(HEAD, expected, head));
+    if let Some(head) = keys.u32(HEAD)? {
+        if !hparams.n_embd.is_multiple_of(head) {
+            let expected = format_args!("a divisor of the width {}", hparams.n_embd).to_string();
+            return Err(keys.fault(HEAD, expected, head));
+        }
+        // The kernels go through a head in steps of up to 64 and write past the end of one that is no multiple.
+        if !head.is_multiple_of(64) {
+            return Err(keys.fault(HEAD, "a multiple of 64", head));
+        }
     }
     if keys.architecture != "rwkv6" || keys.incomplete() {
         return Ok(());

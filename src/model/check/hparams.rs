@@ -47,7 +47,9 @@ impl Hparams {
         let n_embd = keys.required("embedding_length", 1..=MAX_WIDTH)?;
         keys.within("embedding_length_out", 0..=MAX_WIDTH)?;
         let n_layer = keys.required("block_count", 1..=MAX_LAYERS)?;
-        keys.within("nextn_predict_layers", 0..=n_layer)?;
+        // They are counted among the layers. Only a drafting model consists of nothing else.
+        let own = u32::from(keys.architecture != "gemma4-assistant");
+        keys.within("nextn_predict_layers", 0..=n_layer - own)?;
         let n_ff = per_layer(keys, "feed_forward_length", n_layer, MAX_FEED_FORWARD)?.unwrap_or(PerLayer::Uniform(0));
         let (expert_count, expert_used_count) = experts(keys, n_layer)?;
         let heads = Heads::check(keys, traits, n_embd, n_layer)?;
@@ -155,13 +157,13 @@ impl Heads {
         let least = if traits.rope { 2 } else { 0 };
         let n_rot = rotated(keys, "rope.dimension_count", least, key_length)?.unwrap_or(key_length);
         let swa = keys.u32("attention.key_length_swa")?.unwrap_or(key_length);
-        rotated(keys, "rope.dimension_count_swa", least, swa)?;
-        if traits.rope_fills_head && n_rot != value_length {
-            return Err(keys.fault(
-                "rope.dimension_count",
-                format_args!("the head size {value_length}, as {} demands", keys.architecture),
-                n_rot,
-            ));
+        let n_rot_swa = rotated(keys, "rope.dimension_count_swa", least, swa)?.unwrap_or(n_rot);
+        for (suffix, n) in [("rope.dimension_count", n_rot), ("rope.dimension_count_swa", n_rot_swa)] {
+            if traits.rope_fills_head && n != value_length {
+                let expected =
+                    format_args!("the head size {value_length}, as {} demands", keys.architecture).to_string();
+                return Err(keys.fault(suffix, expected, n));
+            }
         }
         Ok(Self { n_head, n_head_kv, key_length, value_length, n_rot })
     }

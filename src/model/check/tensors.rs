@@ -35,6 +35,10 @@ const ELEMENTWISE: &[&str] = &[
     ".ssm_conv1d_v.weight",
     ".shortconv.conv.weight",
     ".time_mix_first.weight",
+    ".time_mix_decay.weight",
+    ".time_mix_r_k.weight",
+    ".channel_mix_lerp_k.weight",
+    ".channel_mix_lerp_r.weight",
     ".attn_sinks.weight",
     "token_types.weight",
 ];
@@ -43,19 +47,22 @@ fn check_type(tensor: &TensorInfo) -> Result<(), GgufError> {
     use GgmlType::{F32, F64, I8, I16, I32, I64, Q8_1, Q8_K};
     let name = tensor.name.as_str();
     let ggml_type = tensor.ggml_type;
+    // What maps tokens to other tokens or to experts.
+    let maps = name == "d2t" || name.contains("tid2eid");
     let index = matches!(ggml_type, I32 | I64);
     let factor = name.ends_with(".weight");
     let rope_factors = name.starts_with("rope_f") || name.contains(".rope_f");
     // Converters and quantizers leave vectors, and all but the weights, in F32 unless they are indices.
     let elementwise = rope_factors
+        || name.contains(".time_mix_lerp_")
         || ELEMENTWISE.iter().any(|end| name.ends_with(end))
-        || (!index && (!factor || tensor.dims.len() <= 1));
+        || (!(index && maps) && (!factor || tensor.dims.len() <= 1));
     if elementwise && ggml_type != F32 {
         return Err(fault(tensor, "type", F32, ggml_type));
     }
     // Multiplying by these calls a null function.
     let unfit = index || matches!(ggml_type, I8 | I16 | F64 | Q8_1 | Q8_K);
-    if factor && unfit && !name.contains("tid2eid") {
+    if factor && unfit && !maps {
         return Err(fault(tensor, "type", "one that weights can have", ggml_type));
     }
     Ok(())

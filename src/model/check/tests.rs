@@ -89,7 +89,7 @@ fn absurd_numbers() {
         ("llama.attention.sliding_window", &[u32::MAX]),
         ("llama.pooling_type", &[5, u32::MAX]),
         ("llama.vocab_size", &[u32::MAX]),
-        ("llama.nextn_predict_layers", &[3]),
+        ("llama.nextn_predict_layers", &[2, 3]),
     ] {
         for &value in values {
             refused(&Builder::llama().u32(key, value), key);
@@ -99,16 +99,19 @@ fn absurd_numbers() {
 
 #[test]
 fn numbers_per_layer() {
-    let heads = |n: &[u32]| Builder::llama().u32s("llama.attention.head_count", n);
+    let openelm = of("openelm").u32("openelm.attention.head_count_kv", 2);
+    let heads = |n: &[u32]| openelm.clone().u32s("openelm.attention.head_count", n);
     accepted(&heads(&[4, 4]));
     accepted(&heads(&[4, 2]));
+    refused(&Builder::llama().u32s("llama.attention.head_count", &[4, 2]), "4 in every layer, found 2");
+    refused(&Builder::llama().u32s("llama.attention.head_count_kv", &[2, 4]), "2 in every layer, found 4");
     refused(&heads(&[4]), "one number for each of 2 layers");
     refused(&heads(&[4, 4, 4]), "one number for each of 2 layers");
     refused(&heads(&[]), "one number for each of 2 layers");
     refused(&heads(&[4, 0]), "at least 1 head");
     refused(&heads(&[4, 3]), "a divisor of the 3 heads of layer 1");
     refused(&heads(&[4, u32::MAX]), "0 to 16384");
-    let kv = |n: &[i32]| Builder::llama().i32s("llama.attention.head_count_kv", n);
+    let kv = |n: &[i32]| of("openelm").i32s("openelm.attention.head_count_kv", n);
     accepted(&kv(&[2, 4]));
     refused(&kv(&[2, -1]), "0 to 16384, found -1");
     // Hybrid models have layers without attention, but not the first alone.
@@ -216,7 +219,14 @@ fn added_tokens_exist() {
     accepted(&add_bos);
     refused(&add_bos.clone().u32(bos, 4), "one of 4 tokens");
     // Without an id llama.cpp assumes 11, which this vocabulary does not have.
-    refused(&add_bos.without(bos), "one of 4 tokens");
+    refused(&add_bos.clone().without(bos), "one of 4 tokens");
+    // But after some pre-tokenizers it assumes none, however many tokens there are.
+    let letters: Vec<String> = ('a'..='z').map(String::from).collect();
+    let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
+    let many = add_bos.without(bos).without("tokenizer.ggml.token_type").texts("tokenizer.ggml.tokens", &letters);
+    accepted(&many);
+    refused(&many.text("tokenizer.ggml.pre", "glm4"), "bos_token_id");
+    refused(&Builder::llama().text("tokenizer.ggml.pre", "tekken").without(bos), "bos_token_id");
     refused(&Builder::llama().bool("tokenizer.ggml.add_eos_token", true), "eos_token_id");
     refused(&Builder::llama().text("tokenizer.ggml.pre", "llama-bpe").without(bos), "bos_token_id");
     refused(&Builder::llama().text("tokenizer.ggml.model", "bert"), "seperator_token_id");
@@ -343,17 +353,22 @@ fn state_space_sizes() {
     refused(&ssm("mamba2", u32::MAX, 8, 2), "inner_size");
     let vast = ssm("mamba2", 1 << 20, 8, 2).u32("mamba2.ssm.state_size", 1 << 14);
     refused(&vast, "a state below 2^31");
-    accepted(&ssm("jamba", 128, 8, 1));
+    accepted(&ssm("jamba", 128, 8, 1).u32s("jamba.attention.head_count_kv", &[0, 2]));
     refused(&ssm("jamba", 64, 8, 1), "'jamba.ssm.inner_size': expected 128");
-    accepted(&ssm("qwen35", 128, 8, 2));
+    let qwen = ssm("qwen35", 128, 8, 2).u32("qwen35.full_attention_interval", 2);
+    refused(&qwen, "a tensor 'blk.0.attn_qkv.weight'");
+    let qwen = qwen.tensor("blk.0.attn_qkv.weight", GgmlType::F32, &[64, 192]);
+    refused(&qwen, "a tensor 'blk.0.attn_gate.weight'");
+    accepted(&qwen.tensor("blk.0.attn_gate.weight", GgmlType::F32, &[64, 128]));
     refused(&ssm("qwen35", 64, 8, 2), "8 heads of 16");
     refused(&ssm("qwen35", 128, 8, 3), "a divisor of 8 heads");
 }
 
 #[test]
 fn rwkv_sizes() {
-    let rwkv = of("rwkv7").u32("rwkv7.wkv.head_size", 16);
-    assert_eq!(judge(&rwkv).unwrap().wkv_head_size, Some(16));
+    let rwkv = of("rwkv7").u32("rwkv7.wkv.head_size", 64);
+    assert_eq!(judge(&rwkv).unwrap().wkv_head_size, Some(64));
+    refused(&of("rwkv7").u32("rwkv7.wkv.head_size", 16), "a multiple of 64");
     refused(&of("rwkv7").u32("rwkv7.wkv.head_size", 0), "wkv.head_size");
     refused(&of("rwkv7").u32("rwkv7.wkv.head_size", 48), "a divisor of the width 64");
     refused(&rwkv.u32("rwkv7.token_shift_count", 1), "token_shift_count");

@@ -81,7 +81,7 @@ impl Vocab {
             "llama" => (Some(1), Some(2), true, false),
             "bert" => (Some(101), None, true, false),
             "gpt2" | "hybriddna" | "whitespace" => {
-                let llama3 = matches!(
+                let begins = matches!(
                     self.pre.as_deref(),
                     Some(
                         "llama3"
@@ -94,9 +94,12 @@ impl Vocab {
                             | "lfm2"
                             | "jina-v5-nano"
                             | "gemma4"
+                            | "tekken"
+                            | "chameleon"
                     )
                 );
-                (Some(11), Some(11), llama3, false)
+                let nothing = matches!(self.pre.as_deref(), Some("chatglm-bpe" | "glm4" | "glm5"));
+                (Some(11).filter(|_| !nothing), Some(11), begins, false)
             }
             "t5" => (None, Some(1), false, true),
             "plamo2" => (Some(1), Some(2), false, false),

@@ -24,17 +24,18 @@ pub(in crate::model) struct Builder {
     /// Counts to write instead of the true ones.
     pub(in crate::model) tensor_count: Option<u64>,
     pub(in crate::model) entry_count: Option<u64>,
-    entries: Vec<(String, Vec<u8>)>,
-    tensors: Vec<Tensor>,
+    /// Keys, and their values as type number and bytes.
+    pub(in crate::model) entries: Vec<(String, Vec<u8>)>,
+    pub(in crate::model) tensors: Vec<Tensor>,
 }
 
 #[derive(Clone)]
-struct Tensor {
-    name: Vec<u8>,
-    dims: Vec<u64>,
-    number: u32,
-    offset: u64,
-    bytes: u64,
+pub(in crate::model) struct Tensor {
+    pub(in crate::model) name: Vec<u8>,
+    pub(in crate::model) dims: Vec<u64>,
+    pub(in crate::model) number: u32,
+    pub(in crate::model) offset: u64,
+    pub(in crate::model) bytes: u64,
 }
 
 pub(in crate::model) fn string(text: impl AsRef<[u8]>) -> Vec<u8> {
@@ -80,12 +81,16 @@ impl Builder {
 
     /// Sets a key to a value given as type number and bytes, in place of an earlier value.
     pub(in crate::model) fn raw(mut self, key: &str, number: u32, value: &[u8]) -> Self {
-        let bytes = [&number.to_le_bytes()[..], value].concat();
-        match self.entries.iter_mut().find(|(k, _)| k == key) {
-            Some((_, old)) => *old = bytes,
-            None => self.entries.push((key.to_owned(), bytes)),
-        }
+        self.set(key, [&number.to_le_bytes()[..], value].concat());
         self
+    }
+
+    /// The same, with type and value in one.
+    pub(in crate::model) fn set(&mut self, key: &str, value: Vec<u8>) {
+        match self.entries.iter_mut().find(|(k, _)| k == key) {
+            Some((_, old)) => *old = value,
+            None => self.entries.push((key.to_owned(), value)),
+        }
     }
 
     /// Adds a key even if it is there already.
@@ -176,6 +181,57 @@ impl Builder {
 
     pub(in crate::model) fn next_offset(&self) -> u64 {
         self.tensors.iter().map(|t| t.bytes.next_multiple_of(self.alignment)).sum()
+    }
+
+    /// The text of `general.architecture`, or nothing.
+    pub(in crate::model) fn architecture(&self) -> String {
+        let value = self.entries.iter().find(|(key, _)| key == "general.architecture").map(|(_, value)| value);
+        value.map(|value| String::from_utf8_lossy(&value[12..]).into_owned()).unwrap_or_default()
+    }
+
+    /// Places the tensors one after the other again, after their shapes or types were changed.
+    pub(in crate::model) fn lay_out(&mut self) {
+        let mut offset = 0u64;
+        for tensor in &mut self.tensors {
+            let elements = tensor.dims.iter().fold(1u64, |product, &n| product.saturating_mul(n));
+            let ggml_type = GgmlType::ALL.iter().find(|t| t.number() == tensor.number).unwrap_or(&GgmlType::F32);
+            tensor.bytes = (elements / ggml_type.block_elements()).saturating_mul(ggml_type.block_bytes());
+            tensor.offset = offset;
+            offset = offset.saturating_add(tensor.bytes).checked_next_multiple_of(self.alignment).unwrap_or(u64::MAX);
+        }
+    }
+
+    /// Replaces a number in all shapes, and in those whole numbers of the metadata that `chosen` is true for.
+    pub(in crate::model) fn replace_number(&mut self, old: u64, new: u64, mut chosen: impl FnMut() -> bool) {
+        let number = |n: u64| [U32, n as u32].map(u32::to_le_bytes).concat();
+        for (_, bytes) in &mut self.entries {
+            if *bytes == number(old) && chosen() {
+                *bytes = number(new);
+            }
+        }
+        for n in self.tensors.iter_mut().flat_map(|tensor| &mut tensor.dims).filter(|n| **n == old) {
+            *n = new;
+        }
+        self.lay_out();
+    }
+
+    /// Makes one of the two layers of a model the only one.
+    pub(in crate::model) fn keep_one_layer(&mut self, kept: usize) {
+        let key = format!("{}.block_count", self.architecture());
+        self.set(&key, [U32, 1].map(u32::to_le_bytes).concat());
+        let (kept_prefix, other_prefix) = (format!("blk.{kept}."), format!("blk.{}.", 1 - kept));
+        let name = |tensor: &Tensor| String::from_utf8_lossy(&tensor.name).into_owned();
+        self.tensors.retain(|tensor| !name(tensor).contains(&other_prefix));
+        for tensor in &mut self.tensors {
+            tensor.name = name(tensor).replace(&kept_prefix, "blk.0.").into_bytes();
+        }
+        let two = [&ARRAY.to_le_bytes()[..], &U32.to_le_bytes(), &2u64.to_le_bytes()].concat();
+        for (_, bytes) in self.entries.iter_mut().filter(|(_, bytes)| bytes.starts_with(&two)) {
+            // Numbers per layer.
+            let n = bytes[16 + 4 * kept..][..4].to_vec();
+            *bytes = [&two[..8], &1u64.to_le_bytes(), &n].concat();
+        }
+        self.lay_out();
     }
 
     /// The header, up to the end of the tensor list.

@@ -77,17 +77,30 @@ fn reads_every_value_type() {
         (11, &[0xff; 8], Value::I64(-1)),
         (12, &(-0.25f64).to_le_bytes(), Value::F64(-0.25)),
     ];
-    for (number, bytes, expected) in cases {
-        let gguf = Builder::new().raw("k", *number, bytes).read().unwrap();
+    for (version, (number, bytes, expected)) in
+        [2, 3].iter().flat_map(|version| cases.iter().map(move |c| (version, c)))
+    {
+        let read = |mut builder: Builder| {
+            builder.version = *version;
+            builder.read()
+        };
+        let gguf = read(Builder::new().raw("k", *number, bytes)).unwrap();
         assert_eq!(gguf.get("k"), Some(expected));
 
         // The same bytes as an array of two.
         let twice = [*bytes, *bytes].concat();
-        let gguf = Builder::new().array("k", *number, 2, &twice).read().unwrap();
+        let gguf = read(Builder::new().array("k", *number, 2, &twice)).unwrap();
         let Some(value @ Value::Array(array)) = gguf.get("k") else { panic!("an array") };
         assert_eq!(array.len(), 2);
         assert!(!array.is_empty());
         assert_eq!(value.type_name(), format!("arr[{}]", expected.type_name()));
+
+        // An array of none, and that array in another.
+        let gguf = read(Builder::new().array("k", *number, 0, &[])).unwrap();
+        assert!(matches!(gguf.get("k"), Some(Value::Array(array)) if array.is_empty()));
+        let inner = [&number.to_le_bytes()[..], &1u64.to_le_bytes(), bytes].concat();
+        let error = read(Builder::new().array("k", ARRAY, 1, &inner)).unwrap_err().to_string();
+        assert!(error.contains("expected a scalar type, found an array of arrays"), "{error}");
     }
 }
 

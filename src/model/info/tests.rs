@@ -66,7 +66,14 @@ fn optional_facts() {
 
 #[test]
 fn numbers_per_layer_are_kept_compact() {
-    let heads = |kv: &[u32]| info(&Builder::llama().u32s("llama.attention.head_count_kv", kv)).n_head_kv;
+    let heads = |kv: &[u32]| {
+        let openelm = Builder::llama().text("general.architecture", "openelm");
+        let openelm = ["context_length", "embedding_length", "block_count", "attention.head_count"]
+            .iter()
+            .zip([128, 64, 2, 4])
+            .fold(openelm, |builder, (suffix, n)| builder.u32(&format!("openelm.{suffix}"), n));
+        info(&openelm.u32s("openelm.attention.head_count_kv", kv)).n_head_kv
+    };
     assert_eq!(heads(&[2, 2]), PerLayer::Uniform(2));
     let varied = heads(&[1, 4]);
     assert_eq!(varied, PerLayer::Layers(vec![1, 4]));
@@ -145,4 +152,18 @@ fn a_real_model() {
         assert!(info.chat_template.is_some());
         assert_eq!(gguf.data_offset() + gguf.tensor_bytes(), info.file_bytes);
     }
+}
+
+#[test]
+fn encoders_are_known_without_being_told() {
+    let whole: Vec<&str> = crate::model::seeds::all()
+        .into_iter()
+        .filter(|(_, builder)| {
+            let untold = builder.clone().without(&format!("{}.attention.causal", builder.architecture()));
+            info(&untold).reads_as_a_whole()
+        })
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(whole, ["bert", "modern-bert", "t5"]);
+    assert!(info(&Builder::llama().bool("llama.attention.causal", false)).reads_as_a_whole());
 }
