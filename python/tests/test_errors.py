@@ -115,7 +115,9 @@ class Prepare(Refusals):
         copy = self.directory / "copy.gguf"
         shutil.copyfile(support.model(), copy)
         engine = prepare(copy, n_ctx=512)
-        for before, after in (('"schema":2', '"schema":3'), ('"n_ctx":512', '"n_ctx":513000'), ("sha256:", "sha256:0")):
+        for before, after in (
+            ('"schema":2', '"schema":3'), ('"n_ctx":512', '"n_ctx":513000'), ('"engine_digest":"', '"engine_digest":"0'),
+        ):
             with self.subTest(after=after):
                 self.assertIn(before, engine.json())
                 changed = llamapen.PreparedEngine.from_json(engine.json().replace(before, after))
@@ -125,7 +127,7 @@ class Prepare(Refusals):
             file.write(b"\0")
         with self.assertRaises(LlamapenError) as caught:
             Supervisor(engine).close()
-        self.assertEqual(caught.exception.status_name, "STALE_ENGINE")
+        self.assertIs(type(caught.exception), llamapen.StaleEngine)
         copy.unlink()
         self.assert_refused(ModelNotFound, "copy.gguf", Supervisor, engine)
 
