@@ -59,3 +59,9 @@ use std::path::Path;
 pub fn read_header(path: &Path) -> Result<Gguf, GgufError> {
     Gguf::open(path)
 }
+
+/// Tiny models of many architectures, all of which llama.cpp runs: names and files.
+#[cfg(test)]
+pub(crate) fn tiny_models() -> Vec<(&'static str, Vec<u8>)> {
+    seeds::all().into_iter().map(|(name, builder)| (name, builder.build())).collect()
+}

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::model::{ModelInfo, read_header};
+use crate::model::{GgmlType, ModelInfo, read_header};
 use crate::native::{Batch, Context, ContextParams, LoadParams, Model, init_backend};
 
 const THIS_TEST: &str = "model::loader_tests::child::loads_files_for_a_parent";
@@ -192,7 +192,16 @@ fn load(path: &Path) -> Outcome {
         let _ = model.tokenize("ab a<s>\n é日\u{1f600}", true);
     }
     say("making a context");
-    let params = ContextParams { n_ctx: 16, n_seq: 1, n_ubatch: 8, n_threads: 1 };
+    let params = ContextParams {
+        n_ctx: 16,
+        n_seq: 1,
+        n_ubatch: 8,
+        n_threads: 1,
+        flash_attention: true,
+        kv_type_k: GgmlType::F16,
+        kv_type_v: GgmlType::F16,
+        swa_full: false,
+    };
     let Ok(mut context) = Context::new(model, &params, Arc::new(AtomicI32::new(0))) else {
         return Outcome::Loaded;
     };

@@ -131,9 +131,14 @@ impl Memory {
             }
         }
         if memory.recurrent {
-            bytes += 4 * state_elements(model) * u64::from(demand.slots);
+            bytes += self.state_bytes(model) * u64::from(demand.slots);
         }
         bytes
+    }
+
+    /// Bytes of one sequence's states in one recurrent layer.
+    pub(super) fn state_bytes(&self, model: &Header) -> u64 {
+        4 * state_elements(model)
     }
 
     /// Elements of a position's keys and values.

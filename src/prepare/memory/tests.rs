@@ -2,8 +2,9 @@
 
 use super::compute::MIRRORED;
 use super::{Demand, on_host};
-use crate::model::{GgmlType, Header};
+use crate::model::{GgmlType, Header, tiny_models};
 use crate::native::{Context, ContextParams, LoadParams, MemoryUse, Model, init_backend};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -66,6 +67,7 @@ fn compare(path: &Path) -> (String, usize) {
     let load = |use_mmap| Arc::new(Model::load(path, &LoadParams { use_mmap, use_mlock: false }, |_| true).unwrap());
     let (mapped, read) = (load(true), load(false));
     for (name, demand) in demands() {
+        let demand = Demand { n_ctx: demand.n_ctx.min(header.info().n_ctx_train), ..demand };
         let plan = on_host(&header, &demand);
         let Some(used) = allocated(if demand.use_mmap { &mapped } else { &read }, &demand) else {
             continue;
@@ -84,7 +86,7 @@ fn compare(path: &Path) -> (String, usize) {
         let what = |part: &str| format!("{architecture}, {name}: {part}");
         assert_within(5, host.weights + host.weights_mapped, used.weights, &what("weights"));
         assert_within(5, host.cache, used.cache, &what("cache"));
-        assert_within(if mirrored { 25 } else { 300 }, host.compute, used.compute, &what("compute"));
+        assert_within(if mirrored { 25 } else { 150 }, host.compute, used.compute, &what("compute"));
         // What is not exact must say so.
         assert_eq!(plan.estimates.is_empty(), mirrored, "{architecture}: {:?}", plan.estimates);
     }
@@ -96,14 +98,23 @@ fn the_plan_is_what_llama_cpp_allocates() {
     init_backend().unwrap();
     let folder = std::env::var_os("LLAMAPEN_SYNTHETIC_MODELS")
         .expect("LLAMAPEN_SYNTHETIC_MODELS names the folder that scripts/synthetic.py prints");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    let real = crate::test_model();
-    let seen: Vec<_> =
-        files.iter().filter(|f| f.extension().is_some()).chain([&real]).map(|path| compare(path)).collect();
+    let synthetic = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = synthetic.filter(|path| path.extension().is_some()).collect();
+    files.push(crate::test_model());
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in tiny_models() {
+        let path = dir.path().join(format!("{name}.gguf"));
+        std::fs::write(&path, bytes).unwrap();
+        // The others are refused by prepare(), and some of them end llama.cpp with more than one slot.
+        if !Header::open(&[&path]).unwrap().info().reads_as_a_whole() {
+            files.push(path);
+        }
+    }
+    let seen: Vec<_> = files.iter().map(|path| compare(path)).collect();
     for architecture in MIRRORED {
         let compared = seen.iter().filter(|(seen, _)| seen == architecture).map(|(_, n)| n).sum::<usize>();
         assert!(compared >= 8, "{architecture}: only {compared} combinations compared");
     }
-    assert!(seen.iter().any(|(architecture, _)| !MIRRORED.contains(&architecture.as_str())), "no estimated model");
+    let estimated: BTreeSet<_> = seen.iter().filter(|(name, _)| !MIRRORED.contains(&name.as_str())).collect();
+    assert!(estimated.len() >= 9, "{estimated:?}");
 }

@@ -50,25 +50,35 @@ pub(super) fn bytes(model: &Header, memory: &Memory, demand: &Demand) -> (u64, b
     }
 }
 
-/// Where not even the tensors' names are known: twice the widest results that any model keeps at a time.
+/// Where not even the tensors' names are known: more than the widest results that any model keeps at a time.
 fn rough(model: &Header, memory: &Memory, demand: &Demand) -> u64 {
     let info = model.info();
-    let tokens = u64::from(demand.n_ubatch);
-    let widest = model.tensors().filter_map(|t| t.dims.get(1)).filter(|&&n| n != u64::from(info.n_vocab)).max();
-    let widest = widest.copied().unwrap_or(0).max(u64::from(info.n_embd));
-    let cells = memory.cells(Reach::Full, demand) * u64::from(demand.slots);
-    let scores = if demand.flash_attention { 1 } else { u64::from(info.n_head) * 4 };
-    let logits = 4 * u64::from(info.n_vocab) * u64::from(demand.slots);
-    2 * (tokens * (4 * (4 * u64::from(info.n_embd) + 4 * widest) + 2 * cells * scores) + logits)
+    let (tokens, slots) = (tokens(model, memory, demand), u64::from(demand.slots));
+    let (n_embd, n_vocab) = (u64::from(info.n_embd), u64::from(info.n_vocab));
+    let widest = model.tensors().filter_map(|t| t.dims.get(1)).filter(|&&rows| rows != n_vocab).max();
+    let widest = widest.copied().unwrap_or(0).max(n_embd);
+    let states = if memory.recurs() { memory.state_bytes(model) } else { 0 };
+    let cells = if memory.attends() { memory.cells(Reach::Full, demand) } else { 0 };
+    // The mask, or with it the scores of every head.
+    let scores = cells * if demand.flash_attention { 2 } else { 8 * (1 + u64::from(info.n_head)) };
+    tokens * (4 * (12 * n_embd + 6 * widest) + scores) + slots * (4 * states + 8 * n_vocab)
+}
+
+/// Tokens of the largest batch: no more than the context; where the model sees all of it at once, than what the context is
+/// rounded to.
+fn tokens(model: &Header, memory: &Memory, demand: &Demand) -> u64 {
+    let streams = u64::from(demand.slots);
+    let longest = match model.info().causal {
+        Some(false) => memory.cells(Reach::Full, demand),
+        _ => u64::from(demand.n_ctx),
+    };
+    u64::from(demand.n_ubatch).min(longest * streams).next_multiple_of(streams)
 }
 
 fn graph(model: &Header, memory: &Memory, demand: &Demand) -> Option<Graph> {
     let info = model.info();
     let streams = u64::from(demand.slots);
-    let cells = memory.cells(Reach::Full, demand);
-    // A batch is no longer than the context, unless the model sees all of it at once.
-    let longest = if info.causal == Some(false) { u64::MAX } else { cells * streams };
-    let tokens = u64::from(demand.n_ubatch).min(longest).min(cells * streams).next_multiple_of(streams);
+    let tokens = tokens(model, memory, demand);
     let mut builder = Builder {
         graph: Graph::default(),
         model,
