@@ -3,9 +3,9 @@
 //! `inspect MODEL [--json] [FLAGS]`: flags as llama.cpp takes them (`-c 8192 -np 4 -ctk q8_0`). Exits with 1 if the model
 //! would not run.
 
-use llamapen::model::{Header, HubCache, ModelFiles, ModelReference, locate};
+use llamapen::model::{HubCache, ModelDescription, ModelInfo, ModelReference, inspect};
 use llamapen::{CheckStatus, EngineConfig, Error, MachineSnapshot, Plan, Preflight, plan_on, preflight_on};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: inspect MODEL [--json] [FLAGS], for example: inspect model.gguf -c 8192 -np 4 -ctk q8_0";
@@ -13,7 +13,7 @@ const USAGE: &str = "usage: inspect MODEL [--json] [FLAGS], for example: inspect
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     let json = args.iter().position(|arg| arg == "--json").map(|at| args.remove(at)).is_some();
-    match inspect(args, json) {
+    match show(args, json) {
         Ok(CheckStatus::Fail) => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn inspect(args: Vec<String>, json: bool) -> Result<CheckStatus, Error> {
+fn show(args: Vec<String>, json: bool) -> Result<CheckStatus, Error> {
     let Some((model, flags)) = args.split_first().filter(|(model, _)| !model.starts_with('-')) else {
         println!("{USAGE}");
         return Ok(CheckStatus::Fail);
@@ -31,32 +31,21 @@ fn inspect(args: Vec<String>, json: bool) -> Result<CheckStatus, Error> {
     let config = EngineConfig::from_flags(["--model", model].into_iter().chain(flags.iter().map(String::as_str)))?;
     let machine = MachineSnapshot::observe();
     // A model that cannot be run is shown all the same, and the report says why it cannot.
-    let files = locate(&ModelReference::from_os(&config.model)?, &HubCache::from_env());
-    let header = files.as_ref().ok().and_then(|files| Header::open(&files.parts).ok());
+    let model = inspect(&ModelReference::from_os(&config.model)?, &HubCache::from_env()).ok();
     let (plan, preflight) = (plan_on(&config, &machine), preflight_on(&config, &machine));
     match json {
-        true => println!("{}", as_json(&machine, files.ok(), header.as_ref(), plan.as_ref().ok(), &preflight)),
-        false => print(files.ok(), header.as_ref(), plan.ok(), &preflight),
+        true => {
+            println!("{}", json!({ "model": model, "plan": plan.ok(), "preflight": preflight, "machine": machine }))
+        }
+        false => print(model, plan.ok(), &preflight),
     }
     Ok(preflight.status())
 }
 
-fn as_json(
-    machine: &MachineSnapshot,
-    files: Option<ModelFiles>,
-    header: Option<&Header>,
-    plan: Option<&Plan>,
-    preflight: &Preflight,
-) -> Value {
-    let info = header.map(Header::info);
-    json!({ "files": files, "model": info, "plan": plan, "preflight": preflight, "machine": machine })
-}
-
-fn print(files: Option<ModelFiles>, header: Option<&Header>, plan: Option<Plan>, preflight: &Preflight) {
-    if let (Some(files), Some(header)) = (files, header) {
-        let title = header.info().name.as_deref().unwrap_or(&files.id);
-        println!("{title}");
-        for (name, value) in facts(header) {
+fn print(model: Option<ModelDescription>, plan: Option<Plan>, preflight: &Preflight) {
+    if let Some(model) = model {
+        println!("{}", model.info.name.as_deref().unwrap_or(&model.id));
+        for (name, value) in facts(&model.info) {
             println!("  {name:14} {value}");
         }
         println!();
@@ -68,8 +57,7 @@ fn print(files: Option<ModelFiles>, header: Option<&Header>, plan: Option<Plan>,
 }
 
 /// What the header says, in words.
-fn facts(header: &Header) -> Vec<(&'static str, String)> {
-    let info = header.info();
+fn facts(info: &ModelInfo) -> Vec<(&'static str, String)> {
     let mut facts = vec![
         ("architecture", format!("{}, {} layers of width {}", info.architecture, info.n_layer, info.n_embd)),
         ("parameters", format!("{:.1} million, {}", info.n_params as f64 / 1e6, info.quantization)),
@@ -92,6 +80,6 @@ fn facts(header: &Header) -> Vec<(&'static str, String)> {
     }
     let template = if info.chat_template.is_some() { "in the file" } else { "none" };
     facts.push(("chat template", template.into()));
-    facts.push(("tensors", format!("{}, {} bytes", header.tensors().count(), info.tensor_bytes)));
+    facts.push(("weights", format!("{} bytes", info.tensor_bytes)));
     facts
 }

@@ -8,14 +8,15 @@
  *   Errors      The last argument, `error`, may be NULL. On failure *error is a new error that the caller frees, on
  *               success it is NULL.
  *   Texts in    Pointer and length in bytes, UTF-8, no NUL needed at the end. Kept by nobody after the call.
- *   Texts out   From *_json functions: owned by the caller, freed with llamapen_string_free. From other functions:
- *               owned by the object.
+ *   Texts out   Through a char **: end with NUL, owned by the caller, freed with llamapen_string_free; set to NULL on
+ *               failure. Returned, or in a struct: owned by the object.
  *   Handles     Freed once with their *_free, in any order; NULL is fine there. NULL elsewhere is INVALID_PARAMS.
  *               A handle must not be freed while another thread is inside a call with it.
  *   Threads     Every function may be called from any thread, and on one handle from several at a time, except that
  *               llamapen_request_next takes one caller per request: a second one gets BUSY.
  *   fork        Handles cannot be used in a forked child: FORKED. Freeing one there does nothing.
- *   Callbacks   None. Nothing of the host runs on a thread of llamapen.
+ *   Callbacks   One, llamapen_progress: called only inside the call that it is given to, on the same thread. It must
+ *               return; no exception and no longjmp may leave it. Nothing of the host runs on a thread of llamapen.
  *   Signals     Loading the library changes no handler, mask or environment, and prints nothing.
  */
 
@@ -29,7 +30,7 @@
 /**
  * Number of this interface. It grows when something is added; what exists keeps its meaning.
  */
-#define LLAMAPEN_ABI_VERSION 1
+#define LLAMAPEN_ABI_VERSION 2
 
 /**
  * Success.
@@ -218,6 +219,13 @@ typedef struct llamapen_request llamapen_request;
 typedef struct llamapen_supervisor llamapen_supervisor;
 
 /**
+ * Told how many bytes have been read and how many there are, before the first and then after at most 1 MiB each: 0 goes
+ * on, anything else ends the call with CANCELLED. It is called on the thread of that call, and only until that call
+ * returns; no lock is held, so it may call any function of llamapen. It must return: no longjmp, no C++ exception.
+ */
+typedef int32_t (*llamapen_progress)(uint64_t done_bytes, uint64_t total_bytes, void *user);
+
+/**
  * One event. Set struct_size to sizeof(llamapen_event) before every call. All pointers are valid until the next call of
  * llamapen_request_next on that request, and until it is freed.
  */
@@ -292,7 +300,7 @@ int32_t llamapen_build_info_json(char **json,
                                  struct llamapen_error **error);
 
 /**
- * Frees a text that a llamapen_*_json function gave. NULL is fine.
+ * Frees a text that a function gave through a char **. NULL is fine.
  */
 void llamapen_string_free(char *text);
 
@@ -327,16 +335,130 @@ int64_t llamapen_error_retry_after_ms(const struct llamapen_error *error);
 void llamapen_error_free(struct llamapen_error *error);
 
 /**
- * Checks a model file and this machine, and decides how to run it. Loads nothing, starts nothing, writes nothing.
+ * The stable facts of this machine, as far as this process may use it, as JSON: CPUs, memory and limits in bytes
+ * (null: none, or unknown), "cpu_features", and "devices" as llamapen_devices gives them. Equal machines give equal
+ * bytes. It can be kept, changed, and given to llamapen_prepare_with as "machine". Freed with llamapen_string_free.
  *
- * config: JSON, {"model": path, ...}. Optional: "n_ctx" (positions per slot), "n_ubatch" (tokens per micro-batch),
- * "threads" (per worker), "workers", "slots" (per worker), "use_mmap", "use_mlock". Unknown keys are refused by name.
- * Errors: INVALID_PARAMS, MODEL_NOT_FOUND, MODEL_INVALID, UNSUPPORTED.
+ * with_devices: not 0 asks the GPU driver, in a build that can use GPUs. After that a child made by fork cannot use
+ * CUDA. 0 leaves the driver alone: its state is "not_asked".
+ */
+int32_t llamapen_machine(int32_t with_devices,
+                         char **json,
+                         struct llamapen_error **error);
+
+/**
+ * The GPUs that this process sees, as JSON: "driver" ({"state": "present", "absent" or "failed", ...}), "devices"
+ * ([{"index", "name", "total_bytes", ...}]) and "broken" (those that are there but do not answer, and why). Asks NVIDIA's
+ * driver in any build, without a context: no device memory is taken, but a child made by fork afterwards cannot use
+ * CUDA. No driver is no error. Freed with llamapen_string_free.
+ */
+int32_t llamapen_devices(char **json,
+                         struct llamapen_error **error);
+
+/**
+ * What the model is that `model` names, as JSON: "id", "files" ([{"path", "bytes"}]) and "info" (what its header says:
+ * architecture, sizes, quantization, chat template, ...). Needs no engine to be possible: encoders and models that are
+ * too large for this machine are described too. Reads headers, never weights. Freed with llamapen_string_free.
+ *
+ * model: as "model" of llamapen_prepare. options: as llamapen_prepare_with takes them, for the sake of "hub".
+ * Errors: INVALID_PARAMS, MODEL_NOT_FOUND, MODEL_INVALID, UNSUPPORTED (the model is elsewhere).
+ */
+int32_t llamapen_model_info(const char *model,
+                            size_t model_len,
+                            const char *options,
+                            size_t options_len,
+                            char **json,
+                            struct llamapen_error **error);
+
+/**
+ * Computes the digest of the file at `path`, such as "sha256:9f86...": the form that the key "digest" of a
+ * configuration takes. Reads the whole file, on this thread; progress may be NULL. Freed with llamapen_string_free.
+ * Errors: INVALID_PARAMS, MODEL_NOT_FOUND, MODEL_INVALID (it changed meanwhile), CANCELLED (by progress).
+ */
+int32_t llamapen_digest(const char *path,
+                        size_t path_len,
+                        llamapen_progress progress,
+                        void *user,
+                        char **digest,
+                        struct llamapen_error **error);
+
+/**
+ * The configuration that flags as llama.cpp's programs take them mean, as JSON in normal form, for llamapen_prepare.
+ * Freed with llamapen_string_free.
+ *
+ * flags: `count` texts that end with NUL, as main gets them but without the name of the program, such as
+ * {"-m", "model.gguf", "-c", "4096", "-ngl", "99"}. Every key of a configuration is a flag too: "--n-ctx=4096",
+ * "--shrink-slots=1". A model must be named. Nothing is looked up: files and values are judged by llamapen_prepare.
+ * Errors: INVALID_PARAMS (an unknown flag, with the nearest known one; one that is given twice; a malformed value).
+ */
+int32_t llamapen_config_from_flags(const char *const *flags,
+                                   size_t count,
+                                   char **json,
+                                   struct llamapen_error **error);
+
+/**
+ * Checks a model file and this machine, and decides how to run it. Loads nothing, starts nothing, writes nothing. Where a
+ * digest is given, it reads the whole file, on this thread; otherwise only its header.
+ *
+ * config: JSON. Unknown keys are refused by name, what is left out is chosen:
+ *   "model"            required: the path of a GGUF file, of any part of a split model, or of a folder with one model in
+ *                      it; or "hf:org/repo@revision/file" in the local hub cache. Nothing is ever downloaded.
+ *   "digest"           "sha256:..." that the file must have; of a split model an array, one per file.
+ *   "n_ctx"            positions (prompt and generated tokens) per slot, from 16 to what the model was trained with;
+ *                      by default that, at most 4096.
+ *   "n_ubatch"         tokens per micro-batch, 1 to 4096 and at least one per slot; 256.
+ *   "threads"          compute threads per worker; the cores that this process may use, divided by workers.
+ *   "workers"          workers on shared weights, each with its own context; 1. Workers times threads are at most the
+ *                      CPUs that this process may use.
+ *   "slots"            requests that one worker runs at a time, 1 to 64; 1.
+ *   "kv_type_k", "kv_type_v"  element types of the KV cache: "f32", "f16" (default), "bf16", "q8_0", "q5_1", "q5_0",
+ *                      "q4_1", "q4_0" or "iq4_nl". A quantized kv_type_v needs flash attention.
+ *   "flash_attention"  true or false; true, except for models that cannot.
+ *   "swa_full"         true: layers with a sliding window remember every position; false.
+ *   "devices"          GPUs that may be used: "auto" (default), "none", or indices such as "0,1", the main one first.
+ *   "require_gpu"      true: fail where there is no usable GPU, instead of using the CPU; false.
+ *   "n_gpu_layers"     layers on GPUs, the output layer counted as one; all, where GPUs are used.
+ *   "tensor_split"     how layers are divided over several GPUs, such as "3,1"; by their memory.
+ *   "memory_limit"     bytes that the model may take besides weights mapped from the file; what the machine allows.
+ *   "shrink"           what may be reduced, and how far, where memory does not suffice, in this order: {"kv_type",
+ *                      "slots", "n_ctx", "n_gpu_layers"}, each the least (the narrowest) that must be left;
+ *                      nothing.
+ *   "deterministic"    true: equal requests give equal answers, bit by bit. Needs one slot per worker, micro-batches of
+ *                      at most 63 tokens and flash attention; false.
+ *   "seed"             seed of requests that have none, 0 to 2^64-1; drawn for each, or 0 if deterministic.
+ *   "use_mmap"         map the weights instead of reading them; true.
+ *   "use_mlock"        lock the weights into memory; false.
+ *   "pool_id"          name for logs and records: 1 to 128 letters, digits, '.', '_', '-', not '.' first; the model's id.
+ *   "replica_id"       which of several equal pools it is; 0.
+ * Errors: INVALID_PARAMS, MODEL_NOT_FOUND, MODEL_INVALID, DIGEST_MISMATCH, OUT_OF_MEMORY (it would not fit; the message
+ * has the bytes and what to do), DEVICE_ERROR (a GPU is a must and cannot be used as asked), UNSUPPORTED (not by this
+ * build, or not this kind of model; or a model that is not on this machine).
  */
 int32_t llamapen_prepare(const char *config,
                          size_t config_len,
                          struct llamapen_engine **engine,
                          struct llamapen_error **error);
+
+/**
+ * The same, for a machine that was observed before or is not there, with progress and cancelling while digests are
+ * computed. Equal config, machine and file give equal bytes.
+ *
+ * options: JSON, or NULL and 0. Optional: "machine" (an object as llamapen_machine gives it; by default this one,
+ * observed), "hub" (the folder of the hub cache; by default by the environment, as the hub's own tools find it) and
+ * "digest_cache" (a folder for verified digests, so that an unchanged file is not read again; by default none, and
+ * nothing is written). Unknown keys are refused by name. An engine for another machine is refused with STALE_ENGINE
+ * when it is started on one that does not allow it.
+ * progress: NULL, or called with `user` while a digest is computed.
+ * Errors: as for llamapen_prepare, and CANCELLED (by progress).
+ */
+int32_t llamapen_prepare_with(const char *config,
+                              size_t config_len,
+                              const char *options,
+                              size_t options_len,
+                              llamapen_progress progress,
+                              void *user,
+                              struct llamapen_engine **engine,
+                              struct llamapen_error **error);
 
 /**
  * Reads what llamapen_engine_json wrote. It is checked against build, machine and file when it is started.
@@ -359,11 +481,45 @@ int32_t llamapen_engine_json(const struct llamapen_engine *engine,
 void llamapen_engine_free(struct llamapen_engine *engine);
 
 /**
+ * What running a configuration would do, step by step, and the memory it would take. Does none of it.
+ *
+ * config: as for llamapen_prepare. options: as for llamapen_prepare_with, or NULL and 0; given digests are not checked.
+ * json: where {"steps": [{"kind", "detail"}], "engine": as llamapen_engine_json gives it} goes. text: where the same in
+ * lines for people goes. One of the two may be NULL. Both are freed with llamapen_string_free.
+ * Errors: as for llamapen_prepare.
+ */
+int32_t llamapen_plan(const char *config,
+                      size_t config_len,
+                      const char *options,
+                      size_t options_len,
+                      char **json,
+                      char **text,
+                      struct llamapen_error **error);
+
+/**
+ * Looks at everything that running a configuration needs and says what is wrong and what to do about it. What fails is
+ * a check and no error of this call: OK says that there is a report, not that the model will run.
+ *
+ * config: as for llamapen_prepare. options: as for llamapen_prepare_with, or NULL and 0; given digests are not checked.
+ * json: where {"checks": [{"name", "status": "pass", "warn" or "fail", "message", "remedy": text or null}]} goes; the
+ * model will not run if one of them is "fail". text: where the same in lines for people goes. One of the two may be
+ * NULL. Both are freed with llamapen_string_free. How much memory is free is that of this machine now, whatever
+ * "machine" says. Errors: INVALID_PARAMS (config or options cannot be read).
+ */
+int32_t llamapen_preflight(const char *config,
+                           size_t config_len,
+                           const char *options,
+                           size_t options_len,
+                           char **json,
+                           char **text,
+                           struct llamapen_error **error);
+
+/**
  * Starts to load the model and returns at once. Requests may be submitted right away.
  *
  * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "max_restarts" (10) within
  * "restart_window_ms" (60000), "stall_limit_ms" (30000). Unknown keys are refused by name.
- * Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND.
+ * Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
  */
 int32_t llamapen_supervisor_start(const struct llamapen_engine *engine,
                                   const char *config,

@@ -109,6 +109,14 @@ impl Error {
         Self::InvalidParams { what: what.into(), problem: problem.into() }
     }
 
+    /// For a file whose header was not read: because it cannot be, or because of what it says.
+    pub(crate) fn model(path: PathBuf, source: GgufError) -> Self {
+        match source {
+            GgufError::Io { .. } => Self::ModelNotFound { path, problem: source.to_string() },
+            _ => Self::ModelInvalid { path, source: Arc::new(source) },
+        }
+    }
+
     pub(crate) fn device(problem: impl Into<String>) -> Self {
         Self::Device { problem: problem.into(), shares: vec![] }
     }

@@ -71,7 +71,7 @@ pub use event_queue::Next;
 pub use machine::{MachineSnapshot, MemoryReading};
 pub use prepare::{
     Check, CheckStatus, FileIdentity, MemoryPlan, PlacePlan, Plan, Preflight, PrepareOptions, PreparedEngine, Step,
-    plan, plan_on, preflight, preflight_on, prepare, prepare_on, prepare_with,
+    plan, plan_on, plan_with, preflight, preflight_on, preflight_with, prepare, prepare_on, prepare_with,
 };
 pub use request::{Fault, Message, Request};
 pub use status::Status;

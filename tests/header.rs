@@ -14,14 +14,15 @@ const PREAMBLE: &str = r#"/*
  *   Errors      The last argument, `error`, may be NULL. On failure *error is a new error that the caller frees, on
  *               success it is NULL.
  *   Texts in    Pointer and length in bytes, UTF-8, no NUL needed at the end. Kept by nobody after the call.
- *   Texts out   From *_json functions: owned by the caller, freed with llamapen_string_free. From other functions:
- *               owned by the object.
+ *   Texts out   Through a char **: end with NUL, owned by the caller, freed with llamapen_string_free; set to NULL on
+ *               failure. Returned, or in a struct: owned by the object.
  *   Handles     Freed once with their *_free, in any order; NULL is fine there. NULL elsewhere is INVALID_PARAMS.
  *               A handle must not be freed while another thread is inside a call with it.
  *   Threads     Every function may be called from any thread, and on one handle from several at a time, except that
  *               llamapen_request_next takes one caller per request: a second one gets BUSY.
  *   fork        Handles cannot be used in a forked child: FORKED. Freeing one there does nothing.
- *   Callbacks   None. Nothing of the host runs on a thread of llamapen.
+ *   Callbacks   One, llamapen_progress: called only inside the call that it is given to, on the same thread. It must
+ *               return; no exception and no longjmp may leave it. Nothing of the host runs on a thread of llamapen.
  *   Signals     Loading the library changes no handler, mask or environment, and prints nothing.
  */
 "#;
@@ -43,7 +44,9 @@ fn header_is_up_to_date() {
     };
     config.function.args = cbindgen::Layout::Auto;
     let mut builder = cbindgen::Builder::new().with_config(config);
-    for file in ["info", "status", "error", "engine", "supervisor", "request"] {
+    for file in
+        ["info", "status", "error", "progress", "machine", "model", "config", "engine", "plan", "supervisor", "request"]
+    {
         builder = builder.with_src(root.join(format!("src/ffi/{file}.rs")));
     }
     let mut generated = Vec::new();

@@ -57,6 +57,21 @@ static inline int32_t check_explain(int32_t status, llamapen_error **error)
     return status;
 }
 
+/* Checks one failure: its status, that the error agrees, that its message holds `part`. Frees the error. */
+static inline void check_refused(int32_t status, int32_t wanted, llamapen_error **error, const char *part, const char *what)
+{
+    int good = status == wanted && *error != NULL && llamapen_error_status(*error) == wanted &&
+               strstr(llamapen_error_message(*error), part) != NULL;
+    if (!good)
+        printf("# %s: %s\n", llamapen_status_name(status), *error != NULL ? llamapen_error_message(*error) : "no error");
+    CHECK(good, what);
+    llamapen_error_free(*error);
+    *error = NULL;
+}
+
+/* Something that is not NULL, to see it set. Never freed, never looked into. */
+#define CHECK_STALE(type) ((type *)(void *)&check_count)
+
 /* {"model": path, ...}; `more` is empty or begins with a comma. The caller frees it. */
 static inline char *check_config(const char *path, const char *more)
 {

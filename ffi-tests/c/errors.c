@@ -5,33 +5,17 @@
 
 #include "check.h"
 
-/* Checks one failure: its status, that the error agrees, that its message holds `part`. Frees the error. */
-static void refused(int32_t status, int32_t wanted, llamapen_error **error, const char *part, const char *what)
-{
-    int good = status == wanted && *error != NULL && llamapen_error_status(*error) == wanted &&
-               strstr(llamapen_error_message(*error), part) != NULL;
-    if (!good)
-        printf("# %s: %s\n", llamapen_status_name(status), *error != NULL ? llamapen_error_message(*error) : "no error");
-    CHECK(good, what);
-    llamapen_error_free(*error);
-    *error = NULL;
-}
-
-/* Something that is not NULL, to see it set. Never freed, never looked into. */
-static char other;
-#define STALE(type) ((type *)(void *)&other)
-
 static void names_and_versions(void)
 {
-    char *json = STALE(char);
-    llamapen_error *error = STALE(llamapen_error);
+    char *json = CHECK_STALE(char);
+    llamapen_error *error = CHECK_STALE(llamapen_error);
     CHECK(llamapen_abi_version() == LLAMAPEN_ABI_VERSION, "header and library have the same ABI version");
     CHECK(strchr(llamapen_version(), '.') != NULL, "the version is a version");
     CHECK(strcmp(llamapen_status_name(LLAMAPEN_STATUS_OK), "OK") == 0, "status 0 has its name");
     CHECK(strcmp(llamapen_status_name(LLAMAPEN_STATUS_CONTEXT_OVERFLOW), "CONTEXT_OVERFLOW") == 0, "status 203 has its name");
     CHECK(strcmp(llamapen_status_name(-7), "UNKNOWN") == 0, "a number that is no status is UNKNOWN");
     CHECK(llamapen_build_info_json(&json, &error) == LLAMAPEN_STATUS_OK && error == NULL, "success clears the error");
-    CHECK(json != STALE(char) && strstr(json, llamapen_version()) != NULL, "the build info holds the version");
+    CHECK(json != CHECK_STALE(char) && strstr(json, llamapen_version()) != NULL, "the build info holds the version");
     llamapen_string_free(json);
 }
 
@@ -49,41 +33,47 @@ static void null_arguments(void)
 {
     const int32_t invalid = LLAMAPEN_STATUS_INVALID_PARAMS;
     llamapen_error *error = NULL;
-    llamapen_engine *engine = STALE(llamapen_engine);
-    llamapen_supervisor *supervisor = STALE(llamapen_supervisor);
-    llamapen_request *request = STALE(llamapen_request);
+    llamapen_engine *engine = CHECK_STALE(llamapen_engine);
+    llamapen_supervisor *supervisor = CHECK_STALE(llamapen_supervisor);
+    llamapen_request *request = CHECK_STALE(llamapen_request);
     llamapen_event event;
-    char *json = STALE(char);
+    char *json = CHECK_STALE(char);
     memset(&event, 0, sizeof event);
     event.struct_size = sizeof event;
 
-    refused(llamapen_build_info_json(NULL, &error), invalid, &error, "json", "build_info: NULL for the result");
-    refused(llamapen_prepare(NULL, 0, &engine, &error), invalid, &error, "config", "prepare: NULL for the config");
+    check_refused(llamapen_build_info_json(NULL, &error), invalid, &error, "json", "build_info: NULL for the result");
+    check_refused(llamapen_prepare(NULL, 0, &engine, &error), invalid, &error, "config",
+                  "prepare: NULL for the config");
     CHECK(engine == NULL, "a failed call sets its result to NULL");
-    refused(llamapen_prepare(NULL, 9, &engine, &error), invalid, &error, "config", "prepare: NULL with a length");
-    refused(llamapen_prepare("{}", 2, NULL, &error), invalid, &error, "engine", "prepare: NULL for the result");
-    refused(llamapen_engine_from_json(NULL, 9, &engine, &error), invalid, &error, "json", "engine_from_json: NULL");
-    refused(llamapen_engine_json(NULL, &json, &error), invalid, &error, "engine", "engine_json: NULL for the engine");
+    check_refused(llamapen_prepare(NULL, 9, &engine, &error), invalid, &error, "config", "prepare: NULL with a length");
+    check_refused(llamapen_prepare("{}", 2, NULL, &error), invalid, &error, "engine", "prepare: NULL for the result");
+    check_refused(llamapen_engine_from_json(NULL, 9, &engine, &error), invalid, &error, "json",
+                  "engine_from_json: NULL");
+    check_refused(llamapen_engine_json(NULL, &json, &error), invalid, &error, "engine",
+                  "engine_json: NULL for the engine");
     CHECK(json == NULL, "a failed call sets its text to NULL");
-    refused(llamapen_supervisor_start(NULL, NULL, 0, &supervisor, &error), invalid, &error, "engine", "start: NULL engine");
+    check_refused(llamapen_supervisor_start(NULL, NULL, 0, &supervisor, &error), invalid, &error, "engine",
+                  "start: NULL engine");
     CHECK(supervisor == NULL, "a failed start sets its result to NULL");
-    refused(llamapen_supervisor_wait_ready(NULL, 0, &error), invalid, &error, "supervisor", "wait_ready: NULL");
-    refused(llamapen_supervisor_cancel_load(NULL, &error), invalid, &error, "supervisor", "cancel_load: NULL");
-    refused(llamapen_supervisor_health_json(NULL, &json, &error), invalid, &error, "supervisor", "health_json: NULL");
-    refused(llamapen_supervisor_stop(NULL, &error), invalid, &error, "supervisor", "stop: NULL");
-    refused(llamapen_submit(NULL, "{}", 2, &request, &error), invalid, &error, "supervisor", "submit: NULL supervisor");
+    check_refused(llamapen_supervisor_wait_ready(NULL, 0, &error), invalid, &error, "supervisor", "wait_ready: NULL");
+    check_refused(llamapen_supervisor_cancel_load(NULL, &error), invalid, &error, "supervisor", "cancel_load: NULL");
+    check_refused(llamapen_supervisor_health_json(NULL, &json, &error), invalid, &error, "supervisor",
+                  "health_json: NULL");
+    check_refused(llamapen_supervisor_stop(NULL, &error), invalid, &error, "supervisor", "stop: NULL");
+    check_refused(llamapen_submit(NULL, "{}", 2, &request, &error), invalid, &error, "supervisor",
+                  "submit: NULL supervisor");
     CHECK(request == NULL, "a failed submit sets its result to NULL");
-    refused(llamapen_request_next(NULL, 0, &event, &error), invalid, &error, "request", "next: NULL");
-    refused(llamapen_request_cancel(NULL, &error), invalid, &error, "request", "cancel: NULL");
+    check_refused(llamapen_request_next(NULL, 0, &event, &error), invalid, &error, "request", "next: NULL");
+    check_refused(llamapen_request_cancel(NULL, &error), invalid, &error, "request", "cancel: NULL");
     CHECK(llamapen_prepare(NULL, 0, &engine, NULL) == invalid, "NULL for the error is fine");
 }
 
 static void prepare_refuses(const char *path, const char *more, int32_t wanted, const char *part, const char *what)
 {
-    llamapen_engine *engine = STALE(llamapen_engine);
+    llamapen_engine *engine = CHECK_STALE(llamapen_engine);
     llamapen_error *error = NULL;
     char *config = check_config(path, more);
-    refused(llamapen_prepare(config, strlen(config), &engine, &error), wanted, &error, part, what);
+    check_refused(llamapen_prepare(config, strlen(config), &engine, &error), wanted, &error, part, what);
     CHECK(engine == NULL, "no engine is made");
     free(config);
 }
@@ -117,18 +107,20 @@ static void bad_configs(const char *model)
     prepare_refuses(model, ", \"n_ctx\": 1000000", invalid, "n_ctx", "more context than the model has");
     prepare_refuses(model, ", \"threads\": 100000", invalid, "threads", "more threads than cores");
     prepare_refuses("", "", invalid, "model", "an empty path");
-    refused(llamapen_prepare("{}", 2, &engine, &error), invalid, &error, "model", "a config without a model");
-    refused(llamapen_prepare("{\"mod", 5, &engine, &error), invalid, &error, "config", "JSON that ends early");
-    refused(llamapen_prepare(not_utf8, sizeof not_utf8 - 1, &engine, &error), invalid, &error, "UTF-8", "not UTF-8");
-    refused(llamapen_engine_from_json("{}", 2, &engine, &error), invalid, &error, "schema", "an engine without content");
+    check_refused(llamapen_prepare("{}", 2, &engine, &error), invalid, &error, "model", "a config without a model");
+    check_refused(llamapen_prepare("{\"mod", 5, &engine, &error), invalid, &error, "config", "JSON that ends early");
+    check_refused(llamapen_prepare(not_utf8, sizeof not_utf8 - 1, &engine, &error), invalid, &error, "UTF-8",
+                  "not UTF-8");
+    check_refused(llamapen_engine_from_json("{}", 2, &engine, &error), invalid, &error, "schema",
+                  "an engine without content");
 }
 
 static void submit_refuses(const llamapen_supervisor *supervisor, const char *json, const char *part, const char *what)
 {
-    llamapen_request *request = STALE(llamapen_request);
+    llamapen_request *request = CHECK_STALE(llamapen_request);
     llamapen_error *error = NULL;
     int32_t status = llamapen_submit(supervisor, json, strlen(json), &request, &error);
-    refused(status, LLAMAPEN_STATUS_INVALID_PARAMS, &error, part, what);
+    check_refused(status, LLAMAPEN_STATUS_INVALID_PARAMS, &error, part, what);
     CHECK(request == NULL, "no request is made");
 }
 
@@ -166,10 +158,10 @@ static void bad_next(const llamapen_supervisor *supervisor)
     check_events seen;
     memset(&event, 0, sizeof event);
     event.struct_size = sizeof event - 1;
-    refused(llamapen_request_next(request, 0, &event, &error), LLAMAPEN_STATUS_INVALID_PARAMS, &error, "struct_size",
-            "an event that is too small");
-    refused(llamapen_request_next(request, 0, NULL, &error), LLAMAPEN_STATUS_INVALID_PARAMS, &error, "event",
-            "NULL for the event");
+    check_refused(llamapen_request_next(request, 0, &event, &error), LLAMAPEN_STATUS_INVALID_PARAMS, &error,
+                  "struct_size", "an event that is too small");
+    check_refused(llamapen_request_next(request, 0, NULL, &error), LLAMAPEN_STATUS_INVALID_PARAMS, &error, "event",
+                  "NULL for the event");
     check_drain(request, 60000, &seen);
     CHECK(seen.finished == 1 && seen.ordered && seen.tokens == 1, "a refused call loses no event");
     llamapen_request_free(request);
@@ -185,8 +177,8 @@ static void overflow(const char *model)
     llamapen_error *error = NULL;
     for (int i = 1; i < 100; i++) strcat(json, ",100");
     strcat(json, "]}");
-    refused(llamapen_submit(supervisor, json, strlen(json), &request, &error), LLAMAPEN_STATUS_CONTEXT_OVERFLOW, &error, "64",
-            "a prompt longer than the context");
+    check_refused(llamapen_submit(supervisor, json, strlen(json), &request, &error), LLAMAPEN_STATUS_CONTEXT_OVERFLOW,
+                  &error, "64", "a prompt longer than the context");
     llamapen_supervisor_free(supervisor);
     llamapen_engine_free(engine);
 }
@@ -203,8 +195,8 @@ static void after_stop(llamapen_supervisor *supervisor)
     CHECK(seen.failed == 1 && seen.why == LLAMAPEN_STATUS_DRAINING && seen.end == LLAMAPEN_STATUS_END && seen.ordered,
           "a request that runs at stop fails with DRAINING");
     llamapen_request_free(running);
-    refused(llamapen_submit(supervisor, "{\"prompt\": \"a\"}", 15, &request, &error), LLAMAPEN_STATUS_POOL_UNAVAILABLE,
-            &error, "stop", "submit after stop");
+    check_refused(llamapen_submit(supervisor, "{\"prompt\": \"a\"}", 15, &request, &error),
+                  LLAMAPEN_STATUS_POOL_UNAVAILABLE, &error, "stop", "submit after stop");
     int32_t status = llamapen_supervisor_wait_ready(supervisor, 1000, &error);
     CHECK(status == LLAMAPEN_STATUS_POOL_UNAVAILABLE && error != NULL, "wait_ready after stop");
     CHECK(!llamapen_error_retriable(error) && llamapen_error_retry_after_ms(error) == -1, "nothing to wait for");

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -112,6 +113,29 @@ void chat(const char *model)
     CHECK(std::string(health.get()).find("\"READY\"") != std::string::npos, "the supervisor is ready");
 }
 
+// A lambda is a callback; its state travels as `user`.
+void deciding(const char *model)
+{
+    char *raw = nullptr;
+    const std::unique_ptr<char, decltype(&std::free)> config(check_config(model, ", \"n_ctx\": 512"), std::free);
+    call(llamapen_plan, config.get(), std::strlen(config.get()), static_cast<const char *>(nullptr), std::size_t{0},
+         static_cast<char **>(nullptr), &raw);
+    const Text plan(raw);
+    CHECK(std::string(plan.get()).find("load_weights") != std::string::npos, "a plan for people");
+
+    std::uint64_t seen = 0;
+    const llamapen_progress count = [](std::uint64_t done_bytes, std::uint64_t, void *user) -> std::int32_t {
+        return (*static_cast<std::uint64_t *>(user) = done_bytes) > 0;
+    };
+    std::int32_t status = LLAMAPEN_STATUS_OK;
+    try {
+        call(llamapen_digest, model, std::strlen(model), count, static_cast<void *>(&seen), &raw);
+    } catch (const Failure &failure) {
+        status = failure.status;
+    }
+    CHECK(status == LLAMAPEN_STATUS_CANCELLED && seen > 0 && raw == nullptr, "a lambda ends a digest");
+}
+
 void errors_become_exceptions()
 {
     bool thrown = false;
@@ -157,6 +181,7 @@ int main(int argc, char **argv)
     }
     try {
         chat(argv[1]);
+        deciding(argv[1]);
         errors_become_exceptions();
         unwinding(argv[1]);
     } catch (const std::exception &problem) {

@@ -15,27 +15,37 @@ interrupted with Ctrl-C. Nothing here survives ``os.fork()``: in the child, meth
 from __future__ import annotations
 
 from .build import build_info
-from .engine import PreparedEngine, prepare
+from .engine import PreparedEngine, config_from_flags, prepare
 from .errors import (
     Busy,
     Cancelled,
     ContextOverflow,
+    DeviceError,
+    DigestMismatch,
     Forked,
     InvalidParams,
     LlamapenError,
     ModelInvalid,
     ModelNotFound,
+    OutOfMemory,
     PoolUnavailable,
     QueueFull,
+    StaleEngine,
+    Unsupported,
 )
 from .events import Event, Failed, Finished, Restarted, Started, Token
+from .machines import devices, machine
+from .models import digest, model_info
+from .planning import Check, Plan, Preflight, Step, plan, preflight
 from .stream import TokenStream
 from .supervisor import Supervisor
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Busy", "Cancelled", "ContextOverflow", "Event", "Failed", "Finished", "Forked", "InvalidParams", "LlamapenError",
-    "ModelInvalid", "ModelNotFound", "PoolUnavailable", "PreparedEngine", "QueueFull", "Restarted", "Started",
-    "Supervisor", "Token", "TokenStream", "build_info", "prepare",
+    "Busy", "Cancelled", "Check", "ContextOverflow", "DeviceError", "DigestMismatch", "Event", "Failed", "Finished",
+    "Forked", "InvalidParams", "LlamapenError", "ModelInvalid", "ModelNotFound", "OutOfMemory", "Plan",
+    "PoolUnavailable", "Preflight", "PreparedEngine", "QueueFull", "Restarted", "StaleEngine", "Started", "Step",
+    "Supervisor", "Token", "TokenStream", "Unsupported", "build_info", "config_from_flags", "devices", "digest",
+    "machine", "model_info", "plan", "preflight", "prepare",
 ]

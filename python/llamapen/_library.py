@@ -9,17 +9,20 @@ import os
 import sys
 import weakref
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 from .errors import LlamapenError, error_class
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 # Smaller statuses are not errors: OK, EVENT, TIMEOUT, END.
 OK, EVENT, TIMEOUT, END, FIRST_ERROR = 0, 1, 2, 3, 100
 
 _POINTER = ctypes.c_void_p
 _OUT = ctypes.POINTER(_POINTER)
 _TEXT = [ctypes.c_char_p, ctypes.c_size_t]
+#: ``llamapen_progress``. Without arguments it makes NULL.
+CProgress = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_uint64, ctypes.c_uint64, _POINTER)
+_PROGRESS = [CProgress, _POINTER]
 
 
 class CEvent(ctypes.Structure):
@@ -43,7 +46,14 @@ class CEvent(ctypes.Structure):
 # Functions with a status and a trailing `llamapen_error **`, which `call` adds.
 _CALLS: Dict[str, List[Any]] = {
     "llamapen_build_info_json": [_OUT],
-    "llamapen_prepare": [*_TEXT, _OUT],
+    "llamapen_machine": [ctypes.c_int32, _OUT],
+    "llamapen_devices": [_OUT],
+    "llamapen_model_info": [*_TEXT, *_TEXT, _OUT],
+    "llamapen_digest": [*_TEXT, *_PROGRESS, _OUT],
+    "llamapen_config_from_flags": [ctypes.POINTER(ctypes.c_char_p), ctypes.c_size_t, _OUT],
+    "llamapen_prepare_with": [*_TEXT, *_TEXT, *_PROGRESS, _OUT],
+    "llamapen_plan": [*_TEXT, *_TEXT, _OUT, _OUT],
+    "llamapen_preflight": [*_TEXT, *_TEXT, _OUT, _OUT],
     "llamapen_engine_from_json": [*_TEXT, _OUT],
     "llamapen_engine_json": [_POINTER, _OUT],
     "llamapen_supervisor_start": [_POINTER, *_TEXT, _OUT],
@@ -130,10 +140,21 @@ def _take_error(status: int, error: ctypes.c_void_p) -> LlamapenError:
     return error_class(status)(status, name, message, retriable, None if retry_after_ms < 0 else retry_after_ms)
 
 
-def call_json(name: str, *arguments: Any) -> str:
-    """Calls ``name``, whose last argument before the error receives an owned JSON text, and returns that text."""
+def call_text(name: str, *arguments: Any) -> str:
+    """Calls ``name``, whose last argument before the error receives an owned text, and returns that text."""
     text = _POINTER()
     call(name, *arguments, ctypes.byref(text))
+    return _take_text(text)
+
+
+def call_json_and_text(name: str, *arguments: Any) -> Tuple[str, str]:
+    """The same for one whose last two arguments before the error receive the same as JSON and as text for people."""
+    json, text = _POINTER(), _POINTER()
+    call(name, *arguments, ctypes.byref(json), ctypes.byref(text))
+    return _take_text(json), _take_text(text)
+
+
+def _take_text(text: ctypes.c_void_p) -> str:
     try:
         return ctypes.string_at(text).decode()
     finally:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, Dict
 
-from ._library import call_json
+from ._library import call_text
 
 
 def build_info() -> Dict[str, Any]:
     """Versions, compiler, flags and features of the loaded library."""
-    info: Dict[str, Any] = json.loads(call_json("llamapen_build_info_json"))
+    info: Dict[str, Any] = json.loads(call_text("llamapen_build_info_json"))
     return info

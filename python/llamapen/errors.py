@@ -43,6 +43,10 @@ class Forked(LlamapenError):
     """The object was made before a fork and cannot be used in the child."""
 
 
+class Unsupported(LlamapenError):
+    """Valid, but not in this version, this build or for this model."""
+
+
 class Cancelled(LlamapenError):
     """The caller cancelled it."""
 
@@ -53,6 +57,14 @@ class ModelNotFound(LlamapenError):
 
 class ModelInvalid(LlamapenError):
     """The file of the model is no GGUF, is damaged, or would break the engine."""
+
+
+class StaleEngine(LlamapenError):
+    """An engine from elsewhere does not fit this build, this machine or its file; prepare it again."""
+
+
+class DigestMismatch(LlamapenError):
+    """A file of the model does not have the digest that was given for it."""
 
 
 class QueueFull(LlamapenError):
@@ -67,16 +79,29 @@ class PoolUnavailable(LlamapenError):
     """The supervisor was stopped or gave up restarting."""
 
 
+class OutOfMemory(LlamapenError):
+    """It does not fit into the memory there is, by the plan or when it was loaded."""
+
+
+class DeviceError(LlamapenError):
+    """A GPU failed, or cannot be used as it must be."""
+
+
 _CLASSES: Dict[int, Type[LlamapenError]] = {
     100: InvalidParams,
     101: Busy,
     102: Forked,
+    103: Unsupported,
     104: Cancelled,
     105: ModelNotFound,
     106: ModelInvalid,
+    107: StaleEngine,
+    108: DigestMismatch,
     201: QueueFull,
     203: ContextOverflow,
     205: PoolUnavailable,
+    301: OutOfMemory,
+    302: DeviceError,
 }
 
 

@@ -8,7 +8,7 @@ import weakref
 from types import TracebackType
 from typing import Any, Dict, Optional, Sequence, Type
 
-from ._library import Handle, call, call_json, create, encode
+from ._library import Handle, call, call_text, create, encode
 from ._wait import wait
 from .engine import PreparedEngine
 from .errors import LlamapenError, PoolUnavailable
@@ -44,7 +44,7 @@ class Supervisor:
     def health(self) -> Dict[str, Any]:
         """``state``, ``live``, ``ready``, ``load_progress`` (0 to 1), ``queue_depth``, ``workers``, ``last_error``."""
         handle = self._open()
-        health: Dict[str, Any] = json.loads(call_json("llamapen_supervisor_health_json", handle.pointer))
+        health: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_health_json", handle.pointer))
         return health
 
     def cancel_load(self) -> None:

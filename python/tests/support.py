@@ -26,6 +26,14 @@ def model() -> str:
     return path
 
 
+def synthetic() -> Path:
+    """Models of many architectures, without sense: ``scripts/synthetic.py`` prints their folder."""
+    folder = os.environ.get("LLAMAPEN_SYNTHETIC_MODELS")
+    if not folder:
+        raise RuntimeError("set LLAMAPEN_SYNTHETIC_MODELS to what scripts/synthetic.py prints")
+    return Path(folder)
+
+
 def engine(**config):
     return llamapen.prepare(model(), **{"n_ctx": 2048, **config})
 

@@ -64,7 +64,8 @@ class Prepare(Refusals):
         empty = self.directory / "empty.gguf"
         empty.touch()
         self.assert_refused(ModelNotFound, "missing.gguf", prepare, self.directory / "missing.gguf")
-        self.assert_refused(ModelNotFound, "directory", prepare, self.directory)
+        (self.directory / "folder").mkdir()
+        self.assert_refused(ModelNotFound, "directory", prepare, self.directory / "folder")
         self.assert_refused(ModelNotFound, "regular", prepare, "/dev/null")
         self.assert_refused(ModelInvalid, "test_errors.py", prepare, __file__)
         self.assert_refused(ModelInvalid, "empty.gguf", prepare, empty)
@@ -114,7 +115,9 @@ class Prepare(Refusals):
         copy = self.directory / "copy.gguf"
         shutil.copyfile(support.model(), copy)
         engine = prepare(copy, n_ctx=512)
-        for before, after in (('"schema":1', '"schema":2'), ('"n_ctx":512', '"n_ctx":513000'), ("sha256:", "sha256:0")):
+        for before, after in (
+            ('"schema":2', '"schema":3'), ('"n_ctx":512', '"n_ctx":513000'), ('"engine_digest":"', '"engine_digest":"0'),
+        ):
             with self.subTest(after=after):
                 self.assertIn(before, engine.json())
                 changed = llamapen.PreparedEngine.from_json(engine.json().replace(before, after))
@@ -124,7 +127,7 @@ class Prepare(Refusals):
             file.write(b"\0")
         with self.assertRaises(LlamapenError) as caught:
             Supervisor(engine).close()
-        self.assertEqual(caught.exception.status_name, "STALE_ENGINE")
+        self.assertIs(type(caught.exception), llamapen.StaleEngine)
         copy.unlink()
         self.assert_refused(ModelNotFound, "copy.gguf", Supervisor, engine)
 

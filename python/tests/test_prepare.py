@@ -27,7 +27,7 @@ class Prepare(unittest.TestCase):
         asked = {"n_ctx": 512, "n_ubatch": 64, "threads": 1, "workers": 1, "slots": 3, "use_mmap": False}
         decided = json.loads(llamapen.prepare(support.model(), **asked).json())
         self.assertEqual({name: decided[name] for name in asked}, asked)
-        self.assertEqual(decided["file"]["bytes"], Path(support.model()).stat().st_size)
+        self.assertEqual(decided["files"][0]["bytes"], Path(support.model()).stat().st_size)
 
     def test_what_was_left_open_is_decided(self):
         decided = json.loads(llamapen.prepare(support.model()).json())
@@ -104,7 +104,7 @@ class Library(unittest.TestCase):
         with self.assertRaisesRegex(OSError, "libother.so .*llamapen_abi_version"):
             _library._declare(ctypes.CDLL(None), path)
         other = types.SimpleNamespace(llamapen_abi_version=lambda: _library.ABI_VERSION + 1)
-        with self.assertRaisesRegex(OSError, "libother.so has ABI version 2"):
+        with self.assertRaisesRegex(OSError, f"libother.so has ABI version {_library.ABI_VERSION + 1}"):
             _library._declare(other, path)
         other.llamapen_abi_version = lambda: _library.ABI_VERSION
         with self.assertRaisesRegex(OSError, "libother.so .*llamapen_status_name"):

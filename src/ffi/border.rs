@@ -3,8 +3,9 @@
 use super::error::llamapen_error;
 use super::status::LLAMAPEN_STATUS_OK;
 use crate::error::{Error, Result};
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::Utf8Error;
 
 /// Runs the body of an export. Sets `*error` to NULL, or to a new error if the body fails or panics; returns the status.
 ///
@@ -61,11 +62,50 @@ pub(super) unsafe fn give_text(
         return Err(Error::invalid(name, "is NULL; it must point to where the text goes"));
     }
     // SAFETY: as in `give`.
-    unsafe { out.write(std::ptr::null_mut()) };
-    let text = CString::new(make()?).map_err(|_| Error::Internal("JSON with a NUL".into()))?;
-    // SAFETY: as in `give`.
-    unsafe { out.write(text.into_raw()) };
+    unsafe {
+        out.write(std::ptr::null_mut());
+        out.write(owned_text(make()?)?);
+    }
     Ok(LLAMAPEN_STATUS_OK)
+}
+
+/// Gives the same as JSON and as text for people, in one call, so that both are of the same moment. One of the two may be
+/// left out.
+///
+/// # Safety
+/// `json` and `text` are NULL or may be written to.
+pub(super) unsafe fn give_json_and_text(
+    json: *mut *mut c_char,
+    text: *mut *mut c_char,
+    make: impl FnOnce() -> Result<(String, String)>,
+) -> Result<i32> {
+    if json.is_null() && text.is_null() {
+        return Err(Error::invalid("json and text", "are both NULL; one must point to where the result goes"));
+    }
+    let put = |out: *mut *mut c_char, value| {
+        if !out.is_null() {
+            // SAFETY: not NULL, and the caller vouches for it.
+            unsafe { out.write(value) };
+        }
+    };
+    put(json, std::ptr::null_mut());
+    put(text, std::ptr::null_mut());
+    let (made_json, made_text) = make()?;
+    // A name in a model's file can hold anything; lines for people need no NUL.
+    let made_text = made_text.replace('\0', "\u{fffd}");
+    if !json.is_null() {
+        put(json, owned_text(made_json)?);
+    }
+    if !text.is_null() {
+        put(text, owned_text(made_text)?);
+    }
+    Ok(LLAMAPEN_STATUS_OK)
+}
+
+/// A text that `llamapen_string_free` frees.
+fn owned_text(text: String) -> Result<*mut c_char> {
+    let text = CString::new(text).map_err(|_| Error::Internal("JSON with a NUL".into()))?;
+    Ok(text.into_raw())
 }
 
 /// The object behind a handle.
@@ -107,6 +147,32 @@ pub(super) unsafe fn text<'a>(name: &str, text: *const c_char, length: usize) ->
     // SAFETY: not NULL, and the caller vouches for the length.
     let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), length) };
     std::str::from_utf8(bytes).map_err(|e| Error::invalid(name, format!("is not UTF-8 at byte {}", e.valid_up_to())))
+}
+
+/// Texts that end with NUL, as `main` gets them.
+///
+/// # Safety
+/// `texts` is NULL or points to `count` pointers, each NULL or to a text that ends with NUL; nobody writes to them during
+/// the call.
+pub(super) unsafe fn text_list<'a>(name: &str, texts: *const *const c_char, count: usize) -> Result<Vec<&'a str>> {
+    if texts.is_null() && count > 0 {
+        return Err(Error::invalid(name, format!("is NULL but its count is {count}")));
+    }
+    if count > isize::MAX as usize / size_of::<*const c_char>() {
+        return Err(Error::invalid(name, format!("a count of {count} is impossible")));
+    }
+    let one = |index| {
+        // SAFETY: not NULL where there is an index, and the caller vouches for the count.
+        let text: *const c_char = unsafe { *texts.add(index) };
+        if text.is_null() {
+            return Err(Error::invalid(format!("{name}[{index}]"), "is NULL"));
+        }
+        // SAFETY: not NULL, and the caller vouches for the NUL at its end.
+        let text = unsafe { CStr::from_ptr(text) };
+        let not_utf8 = |e: Utf8Error| format!("is not UTF-8 at byte {}", e.valid_up_to());
+        text.to_str().map_err(|e| Error::invalid(format!("{name}[{index}]"), not_utf8(e)))
+    };
+    (0..count).map(one).collect()
 }
 
 /// A wait in milliseconds; negative is without limit.

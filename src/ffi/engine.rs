@@ -2,9 +2,11 @@
 
 use super::border::{free, give, give_text, guard, object, text};
 use super::error::llamapen_error;
+use super::options::Options;
+use super::progress::{llamapen_progress, teller};
 use crate::config::EngineConfig;
-use crate::prepare::{PreparedEngine, prepare};
-use std::ffi::c_char;
+use crate::prepare::{PreparedEngine, prepare, prepare_with};
+use std::ffi::{c_char, c_void};
 
 /// The checked configuration of one model on this machine. Immutable; may be used by several threads and freed while
 /// supervisors made from it run.
@@ -13,11 +15,42 @@ pub struct llamapen_engine {
     pub(super) prepared: PreparedEngine,
 }
 
-/// Checks a model file and this machine, and decides how to run it. Loads nothing, starts nothing, writes nothing.
+/// Checks a model file and this machine, and decides how to run it. Loads nothing, starts nothing, writes nothing. Where a
+/// digest is given, it reads the whole file, on this thread; otherwise only its header.
 ///
-/// config: JSON, {"model": path, ...}. Optional: "n_ctx" (positions per slot), "n_ubatch" (tokens per micro-batch),
-/// "threads" (per worker), "workers", "slots" (per worker), "use_mmap", "use_mlock". Unknown keys are refused by name.
-/// Errors: INVALID_PARAMS, MODEL_NOT_FOUND, MODEL_INVALID, UNSUPPORTED.
+/// config: JSON. Unknown keys are refused by name, what is left out is chosen:
+///   "model"            required: the path of a GGUF file, of any part of a split model, or of a folder with one model in
+///                      it; or "hf:org/repo@revision/file" in the local hub cache. Nothing is ever downloaded.
+///   "digest"           "sha256:..." that the file must have; of a split model an array, one per file.
+///   "n_ctx"            positions (prompt and generated tokens) per slot, from 16 to what the model was trained with;
+///                      by default that, at most 4096.
+///   "n_ubatch"         tokens per micro-batch, 1 to 4096 and at least one per slot; 256.
+///   "threads"          compute threads per worker; the cores that this process may use, divided by workers.
+///   "workers"          workers on shared weights, each with its own context; 1. Workers times threads are at most the
+///                      CPUs that this process may use.
+///   "slots"            requests that one worker runs at a time, 1 to 64; 1.
+///   "kv_type_k", "kv_type_v"  element types of the KV cache: "f32", "f16" (default), "bf16", "q8_0", "q5_1", "q5_0",
+///                      "q4_1", "q4_0" or "iq4_nl". A quantized kv_type_v needs flash attention.
+///   "flash_attention"  true or false; true, except for models that cannot.
+///   "swa_full"         true: layers with a sliding window remember every position; false.
+///   "devices"          GPUs that may be used: "auto" (default), "none", or indices such as "0,1", the main one first.
+///   "require_gpu"      true: fail where there is no usable GPU, instead of using the CPU; false.
+///   "n_gpu_layers"     layers on GPUs, the output layer counted as one; all, where GPUs are used.
+///   "tensor_split"     how layers are divided over several GPUs, such as "3,1"; by their memory.
+///   "memory_limit"     bytes that the model may take besides weights mapped from the file; what the machine allows.
+///   "shrink"           what may be reduced, and how far, where memory does not suffice, in this order: {"kv_type",
+///                      "slots", "n_ctx", "n_gpu_layers"}, each the least (the narrowest) that must be left;
+///                      nothing.
+///   "deterministic"    true: equal requests give equal answers, bit by bit. Needs one slot per worker, micro-batches of
+///                      at most 63 tokens and flash attention; false.
+///   "seed"             seed of requests that have none, 0 to 2^64-1; drawn for each, or 0 if deterministic.
+///   "use_mmap"         map the weights instead of reading them; true.
+///   "use_mlock"        lock the weights into memory; false.
+///   "pool_id"          name for logs and records: 1 to 128 letters, digits, '.', '_', '-', not '.' first; the model's id.
+///   "replica_id"       which of several equal pools it is; 0.
+/// Errors: INVALID_PARAMS, MODEL_NOT_FOUND, MODEL_INVALID, DIGEST_MISMATCH, OUT_OF_MEMORY (it would not fit; the message
+/// has the bytes and what to do), DEVICE_ERROR (a GPU is a must and cannot be used as asked), UNSUPPORTED (not by this
+/// build, or not this kind of model; or a model that is not on this machine).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_prepare(
     config: *const c_char,
@@ -29,6 +62,41 @@ pub unsafe extern "C" fn llamapen_prepare(
         // SAFETY: pointer and length belong together, as the header demands.
         let config = EngineConfig::from_json(unsafe { text("config", config, config_len) }?)?;
         Ok(llamapen_engine { prepared: prepare(&config)? })
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, || give("engine", engine, make)) }
+}
+
+/// The same, for a machine that was observed before or is not there, with progress and cancelling while digests are
+/// computed. Equal config, machine and file give equal bytes.
+///
+/// options: JSON, or NULL and 0. Optional: "machine" (an object as llamapen_machine gives it; by default this one,
+/// observed), "hub" (the folder of the hub cache; by default by the environment, as the hub's own tools find it) and
+/// "digest_cache" (a folder for verified digests, so that an unchanged file is not read again; by default none, and
+/// nothing is written). Unknown keys are refused by name. An engine for another machine is refused with STALE_ENGINE
+/// when it is started on one that does not allow it.
+/// progress: NULL, or called with `user` while a digest is computed.
+/// Errors: as for llamapen_prepare, and CANCELLED (by progress).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_prepare_with(
+    config: *const c_char,
+    config_len: usize,
+    options: *const c_char,
+    options_len: usize,
+    progress: llamapen_progress,
+    user: *mut c_void,
+    engine: *mut *mut llamapen_engine,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let make = || {
+        // SAFETY: pointers and lengths belong together, and progress is NULL or callable, as the header demands.
+        let (config, options, mut progress) = unsafe {
+            let config = EngineConfig::from_json(text("config", config, config_len)?)?;
+            (config, Options::read(options, options_len)?, teller(progress, user))
+        };
+        let machine = options.machine()?;
+        let prepared = prepare_with(&config, &machine, options.prepare().with_progress(&mut progress))?;
+        Ok(llamapen_engine { prepared })
     };
     // SAFETY: NULL or may be written to, as the header demands.
     unsafe { guard(error, || give("engine", engine, make)) }

@@ -6,7 +6,7 @@ use crate::build_info::build_info;
 use std::ffi::{CString, c_char};
 
 /// Number of this interface. It grows when something is added; what exists keeps its meaning.
-pub const LLAMAPEN_ABI_VERSION: u32 = 1;
+pub const LLAMAPEN_ABI_VERSION: u32 = 2;
 
 /// LLAMAPEN_ABI_VERSION of the loaded library. A program built with a larger one may miss functions in it.
 #[unsafe(no_mangle)]
@@ -30,7 +30,7 @@ pub unsafe extern "C" fn llamapen_build_info_json(json: *mut *mut c_char, error:
     }
 }
 
-/// Frees a text that a llamapen_*_json function gave. NULL is fine.
+/// Frees a text that a function gave through a char **. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_string_free(text: *mut c_char) {
     guard_free(|| {

@@ -1,4 +1,5 @@
-//! The C API: what `include/llamapen.h` declares. One file per C object; casts, texts and panics are in [`border`].
+//! The C API: what `include/llamapen.h` declares. One file per C object; casts, texts and panics are in [`border`], what several functions
+//! take in [`options`] and [`progress`].
 //!
 //! The header is generated from these files (`tests/header.rs`); the comments here are its documentation, so they are
 //! written for C callers.
@@ -7,16 +8,27 @@
 #![allow(clippy::missing_safety_doc)]
 
 mod border;
+mod config;
 mod engine;
 mod error;
 mod info;
+mod machine;
+mod model;
+mod options;
+mod plan;
+mod progress;
 mod request;
 mod status;
 mod supervisor;
 
+pub use config::*;
 pub use engine::*;
 pub use error::*;
 pub use info::*;
+pub use machine::*;
+pub use model::*;
+pub use plan::*;
+pub use progress::llamapen_progress;
 pub use request::*;
 pub use status::*;
 pub use supervisor::*;

@@ -20,7 +20,7 @@ pub struct llamapen_supervisor {
 ///
 /// config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "max_restarts" (10) within
 /// "restart_window_ms" (60000), "stall_limit_ms" (30000). Unknown keys are refused by name.
-/// Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND.
+/// Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_start(
     engine: *const llamapen_engine,

@@ -1,12 +1,11 @@
 //! The files of a model as they were found, so that a change is noticed.
 
 use crate::error::{Error, Result};
-use crate::model::{Digest, GgufError, Header, ModelFiles, header_digest};
+use crate::model::{Digest, Header, ModelFiles, header_digest};
 use serde::{Deserialize, Serialize};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Which file was looked at: enough to notice that another one is in its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,9 +49,9 @@ impl Found {
 
     pub(super) fn at<P: AsRef<Path>>(id: String, paths: &[P]) -> Result<Self> {
         let before = paths.iter().map(|path| stat(path.as_ref())).collect::<Result<Vec<_>>>()?;
-        let header = Header::open(paths).map_err(|(path, source)| refused(path, source))?;
+        let header = Header::open(paths).map_err(|(path, source)| Error::model(path, source))?;
         let digest = |(path, part): (&P, _)| {
-            header_digest(path.as_ref(), part).map_err(|source| refused(path.as_ref().to_owned(), source))
+            header_digest(path.as_ref(), part).map_err(|source| Error::model(path.as_ref().to_owned(), source))
         };
         let digests = paths.iter().zip(header.parts()).map(digest).collect::<Result<Vec<_>>>()?;
         let files = paths.iter().zip(before).zip(digests).map(|((path, found), header_digest)| FileIdentity {
@@ -86,11 +85,4 @@ fn mtime_ns(found: &Metadata) -> i64 {
 
 fn stat(path: &Path) -> Result<Metadata> {
     path.metadata().map_err(|e| Error::ModelNotFound { path: path.to_owned(), problem: e.to_string() })
-}
-
-fn refused(path: PathBuf, source: GgufError) -> Error {
-    match source {
-        GgufError::Io { .. } => Error::ModelNotFound { path, problem: source.to_string() },
-        _ => Error::ModelInvalid { path, source: Arc::new(source) },
-    }
 }

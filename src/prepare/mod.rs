@@ -134,8 +134,16 @@ pub fn plan(config: &EngineConfig) -> Result<Plan> {
 /// # Errors
 /// As [`plan`].
 pub fn plan_on(config: &EngineConfig, machine: &MachineSnapshot) -> Result<Plan> {
+    plan_with(config, machine, &PrepareOptions::default())
+}
+
+/// The same for a model from another hub cache.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_with(config: &EngineConfig, machine: &MachineSnapshot, options: &PrepareOptions<'_>) -> Result<Plan> {
     check_names(config)?;
-    let found = PrepareOptions::default().locate(config)?;
+    let found = options.locate(config)?;
     Ok(Plan::of(&decide(config, machine, &found)?))
 }
 
@@ -152,7 +160,13 @@ pub fn preflight(config: &EngineConfig) -> Preflight {
 /// The same for a machine that was observed before.
 #[must_use]
 pub fn preflight_on(config: &EngineConfig, machine: &MachineSnapshot) -> Preflight {
-    preflight::run(config, machine, &crate::machine::MemoryReading::now())
+    preflight_with(config, machine, &PrepareOptions::default())
+}
+
+/// The same for a model from another hub cache.
+#[must_use]
+pub fn preflight_with(config: &EngineConfig, machine: &MachineSnapshot, options: &PrepareOptions<'_>) -> Preflight {
+    preflight::run(config, machine, options, &crate::machine::MemoryReading::now())
 }
 
 fn decide(config: &EngineConfig, machine: &MachineSnapshot, found: &Found) -> Result<PreparedEngine> {

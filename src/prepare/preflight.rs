@@ -103,12 +103,15 @@ fn remedy(error: &Error) -> &'static str {
     }
 }
 
-pub(super) fn run(config: &EngineConfig, machine: &MachineSnapshot, memory: &MemoryReading) -> Preflight {
+pub(super) fn run(
+    config: &EngineConfig,
+    machine: &MachineSnapshot,
+    options: &PrepareOptions<'_>,
+    memory: &MemoryReading,
+) -> Preflight {
     let mut report = Preflight { checks: vec![] };
     cpu(&mut report, machine, &build_info());
-    if let Some(found) =
-        report.take("model", check_names(config).and_then(|()| PrepareOptions::default().locate(config)))
-    {
+    if let Some(found) = report.take("model", check_names(config).and_then(|()| options.locate(config))) {
         model(&mut report, config, &found);
         // What the machine has is judged by the plan; without one there is nothing to compare it with.
         if let Some(engine) = report.take("plan", decide(config, machine, &found)) {

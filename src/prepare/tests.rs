@@ -233,7 +233,7 @@ fn names_and_steps() {
 /// The report on a machine, with so much memory free.
 fn report(config: &EngineConfig, machine: &MachineSnapshot, free: Option<u64>) -> Preflight {
     let memory = MemoryReading { available_bytes: free, ..MemoryReading::default() };
-    preflight::run(config, machine, &memory)
+    preflight::run(config, machine, &PrepareOptions::default(), &memory)
 }
 
 #[test]
