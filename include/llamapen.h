@@ -143,7 +143,7 @@
 #define LLAMAPEN_STATUS_LOAD_FAILED 300
 
 /**
- * Host memory ran out.
+ * Memory ran out, or would: what is asked for does not fit.
  */
 #define LLAMAPEN_STATUS_OUT_OF_MEMORY 301
 

@@ -62,7 +62,7 @@ pub enum Status {
     Draining = 207,
     /// The model could not be loaded.
     LoadFailed = 300,
-    /// Host memory ran out.
+    /// Memory ran out, or would: what is asked for does not fit.
     OutOfMemory = 301,
     /// A device (GPU) failed.
     DeviceError = 302,

@@ -60,6 +60,9 @@ fn every_cache_type_runs() {
             assert!(answer.text.contains("Paris"), "{kind}: {:?}", answer.text);
         }
     }
+    // Each type is where it belongs: without flash attention values of this type would be refused.
+    let mixed = support::config().with_flash_attention(false).with_kv_types(KvType::Q8_0, KvType::F16);
+    assert!(greedy(&mixed).text.contains("Paris"));
     let off = greedy(&support::config().with_flash_attention(false));
     assert!(off.text.contains("Paris"), "{:?}", off.text);
 }

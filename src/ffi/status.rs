@@ -48,7 +48,7 @@ pub const LLAMAPEN_STATUS_DEADLINE_UNMET: i32 = 206;
 pub const LLAMAPEN_STATUS_DRAINING: i32 = 207;
 /// The model could not be loaded.
 pub const LLAMAPEN_STATUS_LOAD_FAILED: i32 = 300;
-/// Host memory ran out.
+/// Memory ran out, or would: what is asked for does not fit.
 pub const LLAMAPEN_STATUS_OUT_OF_MEMORY: i32 = 301;
 /// A device (GPU) failed.
 pub const LLAMAPEN_STATUS_DEVICE_ERROR: i32 = 302;
