@@ -6,6 +6,7 @@
 use llamapen::model::{HubCache, ModelDescription, ModelInfo, ModelReference, inspect};
 use llamapen::{CheckStatus, EngineConfig, Error, MachineSnapshot, Plan, Preflight, plan_on, preflight_on};
 use serde_json::json;
+use std::io::Write;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: inspect MODEL [--json] [FLAGS], for example: inspect model.gguf -c 8192 -np 4 -ctk q8_0";
@@ -13,47 +14,45 @@ const USAGE: &str = "usage: inspect MODEL [--json] [FLAGS], for example: inspect
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     let json = args.iter().position(|arg| arg == "--json").map(|at| args.remove(at)).is_some();
-    match show(args, json) {
-        Ok(CheckStatus::Fail) => ExitCode::FAILURE,
-        Ok(_) => ExitCode::SUCCESS,
+    let (text, code) = match show(args, json) {
+        Ok((text, CheckStatus::Fail)) => (text, ExitCode::FAILURE),
+        Ok((text, _)) => (text, ExitCode::SUCCESS),
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(2)
+            return ExitCode::from(2);
         }
-    }
+    };
+    // Whoever reads it, such as `head`, may have had enough before the end.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    code
 }
 
-fn show(args: Vec<String>, json: bool) -> Result<CheckStatus, Error> {
+fn show(args: Vec<String>, json: bool) -> Result<(String, CheckStatus), Error> {
     let Some((model, flags)) = args.split_first().filter(|(model, _)| !model.starts_with('-')) else {
-        println!("{USAGE}");
-        return Ok(CheckStatus::Fail);
+        return Ok((USAGE.into(), CheckStatus::Fail));
     };
     let config = EngineConfig::from_flags(["--model", model].into_iter().chain(flags.iter().map(String::as_str)))?;
     let machine = MachineSnapshot::observe();
     // A model that cannot be run is shown all the same, and the report says why it cannot.
     let model = inspect(&ModelReference::from_os(&config.model)?, &HubCache::from_env()).ok();
-    let (plan, preflight) = (plan_on(&config, &machine), preflight_on(&config, &machine));
-    match json {
-        true => {
-            println!("{}", json!({ "model": model, "plan": plan.ok(), "preflight": preflight, "machine": machine }))
-        }
-        false => print(model, plan.ok(), &preflight),
-    }
-    Ok(preflight.status())
+    let (plan, preflight) = (plan_on(&config, &machine).ok(), preflight_on(&config, &machine));
+    let text = match json {
+        true => json!({ "model": model, "plan": plan, "preflight": preflight, "machine": machine }).to_string(),
+        false => for_people(model, plan, &preflight),
+    };
+    Ok((text, preflight.status()))
 }
 
-fn print(model: Option<ModelDescription>, plan: Option<Plan>, preflight: &Preflight) {
+fn for_people(model: Option<ModelDescription>, plan: Option<Plan>, preflight: &Preflight) -> String {
+    let mut parts = vec![];
     if let Some(model) = model {
-        println!("{}", model.info.name.as_deref().unwrap_or(&model.id));
-        for (name, value) in facts(&model.info) {
-            println!("  {name:14} {value}");
-        }
-        println!();
+        let title = model.info.name.as_deref().unwrap_or(&model.id).to_owned();
+        let lines = facts(&model.info).into_iter().map(|(name, value)| format!("  {name:14} {value}"));
+        parts.push(std::iter::once(title).chain(lines).collect::<Vec<_>>().join("\n"));
     }
-    if let Some(plan) = plan {
-        println!("{plan}\n");
-    }
-    println!("{preflight}");
+    parts.extend(plan.map(|plan| plan.to_string()));
+    parts.push(preflight.to_string());
+    parts.join("\n\n")
 }
 
 /// What the header says, in words.
