@@ -161,12 +161,13 @@ fn whole(bytes: Vec<u8>) -> String {
 
 fn logprobs(of: &mut LogSoftmax, model: &Model, logits: &[f32], token: i32) -> Result<Logprobs, NativeError> {
     of.read(logits);
-    let with_text = |(token, logprob)| {
+    let likeliest = of.top();
+    let mut top = Vec::with_capacity(likeliest.len());
+    for (token, logprob) in likeliest {
         let mut bytes = Vec::new();
         model.token_bytes(token, &mut bytes)?;
-        Ok(TokenLogprob { token, logprob, text: whole(bytes) })
-    };
-    let top = of.top().map(with_text).collect::<Result<_, NativeError>>()?;
+        top.push(TokenLogprob { token, logprob, text: whole(bytes) });
+    }
     let logit = usize::try_from(token).ok().and_then(|i| logits.get(i)).copied().unwrap_or(f32::NEG_INFINITY);
     Ok(Logprobs { logprob: of.logprob(logit), top })
 }
