@@ -173,12 +173,14 @@
 #define LLAMAPEN_STATUS_INTERNAL 400
 
 /**
- * A worker took the request up: worker, queue_position, prompt_tokens, cached_tokens and seed are in the JSON.
+ * A worker took the request up: worker, queue_position, prompt_tokens, cached_tokens and seed are in the JSON, and for
+ * "echo" the text of the prompt as prompt, with special tokens written out; else null.
  */
 #define LLAMAPEN_EVENT_STARTED 1
 
 /**
- * The next token.
+ * The next token. For "logprobs", the JSON has {"logprobs": {"logprob", "top": [{"token", "logprob", "text"}, ...]}}:
+ * natural logarithms of the softmax of the raw logits, before all sampling parameters, the likeliest first.
  */
 #define LLAMAPEN_EVENT_TOKEN 2
 
@@ -188,7 +190,8 @@
 #define LLAMAPEN_EVENT_RESTARTED 3
 
 /**
- * The generation is complete. Terminal. Reason ("stop" or "length"), usage and timings are in the JSON.
+ * The generation is complete. Terminal. Reason ("stop", "length", "stop_string" or "stop_token"), stop_string,
+ * stop_token (which one; else null), usage and timings are in the JSON.
  */
 #define LLAMAPEN_EVENT_FINISHED 4
 
@@ -252,7 +255,7 @@ typedef struct llamapen_event {
   uint32_t index;
   /**
    * TOKEN: its text, always whole UTF-8; may be empty, may hold NUL, has no NUL at its end.
-   * FINISHED: text that was held back because its last code point never became complete.
+   * FINISHED: text that was held back: it might have become a stop string, or its last code point is incomplete.
    * FAILED: what happened and what to do. Otherwise empty. Never NULL.
    */
   const char *text;
@@ -564,9 +567,22 @@ void llamapen_supervisor_free(struct llamapen_supervisor *supervisor);
  * Queues a request. After OK it ends with exactly one terminal event.
  *
  * request: JSON with exactly one of "prompt" (text), "messages" ([{"role", "content"}], rendered in the
- * format that llama.cpp recognises in the chat template of the model's file) and "tokens" (ids). Optional: "max_tokens", "seed", "temperature" (0.8; 0 is greedy), "top_k" (40),
- * "top_p" (0.95), "min_p" (0.05), "repeat_penalty" (1), "frequency_penalty" (0), "presence_penalty" (0),
- * "penalty_last_n" (64), "ignore_eos" (false), "logits" (false). Unknown keys are refused by name.
+ * format that llama.cpp recognises in the chat template of the model's file) and "tokens" (ids). Unknown keys are
+ * refused by name. Optional, with defaults:
+ *
+ * Ends: "max_tokens" (what the context holds), "stop" (texts, at most 16 of 1 to 256 bytes: they are not given, and text
+ * that may begin one is held back until that is decided), "stop_tokens" (ids, at most 256), "ignore_eos" (false).
+ *
+ * Sampling, in the order of use: "logit_bias" ([[id, bias], ...] or {"id": bias}, -1000 to 1000, false: never),
+ * "repeat_penalty" (1), "frequency_penalty" (0), "presence_penalty" (0), "penalty_last_n" (64), "dry_multiplier" (0, off),
+ * "dry_base" (1.75), "dry_allowed_length" (2), "dry_penalty_last_n" (64), "dry_sequence_breakers" (["\n", ":", "\"", "*"]),
+ * "top_n_sigma" (-1, off), "top_k" (40), "typical_p" (1, off), "top_p" (0.95), "min_p" (0.05), "xtc_probability" (0, off),
+ * "xtc_threshold" (0.1), "min_keep" (0), "temperature" (0.8; 0 is greedy), "dynatemp_range" (0, off),
+ * "dynatemp_exponent" (1). Or "mirostat" (0, off; 1 or 2) with "mirostat_tau" (5) and "mirostat_eta" (0.1): beside it only
+ * "logit_bias" and "temperature" count. "seed" (drawn): equal seeds give equal texts.
+ *
+ * What is reported: "logprobs" (n of 0 to 20: the log probability of each token and of the n likeliest, from the raw
+ * logits), "logits" (false), "echo" (false: the prompt's text in STARTED).
  * Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
  */
 int32_t llamapen_submit(const struct llamapen_supervisor *supervisor,

@@ -42,6 +42,9 @@ pub struct Started {
     pub cached_tokens: u32,
     /// Seed of the sampling: the request's, or the one that was drawn.
     pub seed: u64,
+    /// The text of the prompt as the model reads it, if the request asked for an echo: all its tokens, with what the
+    /// template added and with special tokens written out.
+    pub prompt: Option<String>,
 }
 
 /// See [`Event::Token`].
@@ -53,11 +56,37 @@ pub struct Token {
     /// Id in the model's vocabulary.
     pub token: i32,
     /// Its text, always whole UTF-8. Empty while a code point is incomplete; its bytes come with the token that
-    /// completes it.
+    /// completes it. Text that may be the beginning of a stop string is held back too, until that is decided.
     pub text: String,
+    /// How likely it was, and what else was, if the request asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Logprobs>,
     /// The raw logits it was picked from, one per vocabulary entry, if the request asked for them.
     #[serde(skip)]
     pub logits: Option<Vec<f32>>,
+}
+
+/// Natural logarithms of probabilities that the model gave: the softmax of its raw logits, before all sampling
+/// parameters (as llama-server gives them unless `post_sampling_probs` is set).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Logprobs {
+    /// Of the token that was picked. At most 0.
+    pub logprob: f64,
+    /// The likeliest tokens, likeliest first, as many as the request asked for; the picked one may be among them.
+    pub top: Vec<TokenLogprob>,
+}
+
+/// See [`Logprobs::top`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TokenLogprob {
+    /// Id in the model's vocabulary.
+    pub token: i32,
+    /// Natural logarithm of its probability.
+    pub logprob: f64,
+    /// Its own text. U+FFFD stands for bytes that are no whole code point by themselves; empty for control tokens.
+    pub text: String,
 }
 
 /// See [`Event::Restarted`].
@@ -78,7 +107,12 @@ pub struct Restarted {
 pub struct Finished {
     /// What ended the generation.
     pub reason: FinishReason,
-    /// Text that was held back because its last code point never became complete: U+FFFD stands for it. Mostly empty.
+    /// With [`FinishReason::StopString`]: which one.
+    pub stop_string: Option<String>,
+    /// With [`FinishReason::StopToken`]: which one. It has no event.
+    pub stop_token: Option<i32>,
+    /// Text that was held back: what could have become a stop string, and U+FFFD for a last code point that never became
+    /// complete. Mostly empty.
     pub text: String,
     /// Token counts.
     pub usage: Usage,
@@ -95,6 +129,10 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens`, or the end of the slot's context.
     Length,
+    /// One of the request's stop strings was complete. Neither it nor what followed it was given as text.
+    StopString,
+    /// One of the request's stop tokens.
+    StopToken,
 }
 
 /// Token counts of a request.

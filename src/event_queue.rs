@@ -129,7 +129,7 @@ mod tests {
     use std::time::Duration;
 
     fn token(index: u32) -> Event {
-        Event::Token(Token { index, token: 1, text: "a".into(), logits: None })
+        Event::Token(Token { index, token: 1, text: "a".into(), logprobs: None, logits: None })
     }
 
     fn failed() -> Event {

@@ -66,7 +66,9 @@ mod worker;
 pub use build_info::{BuildInfo, build_info};
 pub use config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, Shrink, SupervisorConfig};
 pub use error::{Error, Rejected, Result};
-pub use event::{Event, Failed, FinishReason, Finished, Restarted, Started, Timings, Token, Usage};
+pub use event::{
+    Event, Failed, FinishReason, Finished, Logprobs, Restarted, Started, Timings, Token, TokenLogprob, Usage,
+};
 pub use event_queue::Next;
 pub use machine::{MachineSnapshot, MemoryReading};
 pub use prepare::{

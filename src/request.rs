@@ -1,6 +1,9 @@
 //! What a caller asks of a model: input, limits and sampling.
 
-use crate::config::{from_json, in_range};
+mod logit_bias;
+mod ranges;
+
+use crate::config::from_json;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -62,14 +65,40 @@ pub struct Request {
     pub max_tokens: Option<u32>,
     /// Seed of the sampling. Default: drawn, and reported in `Started`. Equal seeds give equal texts.
     pub seed: Option<u64>,
-    /// 0 picks the likeliest token always (greedy); higher is more varied, up to 100. Default: 0.8.
+    /// 0 picks the likeliest token always (greedy), after biases and penalties: no filter changes that. Higher is more
+    /// varied, up to 100. Default: 0.8.
     pub temperature: f32,
+    /// Varies the temperature by this much around itself: lower where the model is sure, higher where not. 0 to 100;
+    /// 0 turns it off. Default: 0.
+    pub dynatemp_range: f32,
+    /// How the model's entropy maps to that temperature, 0 to 100. Default: 1.
+    pub dynatemp_exponent: f32,
     /// Keeps the likeliest `top_k` tokens; 0 keeps all. Default: 40.
     pub top_k: u32,
     /// Keeps the likeliest tokens that reach this probability together, 0 to 1; 1 keeps all. Default: 0.95.
     pub top_p: f32,
     /// Drops tokens less likely than this share of the likeliest, 0 to 1; 0 drops none. Default: 0.05.
     pub min_p: f32,
+    /// Keeps the tokens whose surprise is closest to the expected one, until they reach this probability together, 0 to
+    /// 1; 1 keeps all. Default: 1.
+    pub typical_p: f32,
+    /// Keeps tokens whose logit is within this many standard deviations of the largest, up to 100; 0 or less, down to
+    /// -1, keeps all. Default: -1.
+    pub top_n_sigma: f32,
+    /// How often XTC ("exclude top choices") drops all but the least likely of the tokens that reach `xtc_threshold`,
+    /// 0 to 1; 0 turns it off. Default: 0.
+    pub xtc_probability: f32,
+    /// Probability from which a token is a top choice, 0 to 1; above 0.5 turns XTC off. Default: 0.1.
+    pub xtc_threshold: f32,
+    /// How many tokens `typical_p`, `top_p`, `min_p` and XTC leave at least, up to 65536; 0 is 1. Default: 0.
+    pub min_keep: u32,
+    /// 1 or 2 keeps the surprise of the text near `mirostat_tau` by that version of mirostat. Then only `logit_bias` and
+    /// `temperature` (not dynamic) apply beside it, as in llama.cpp. Default: 0, off.
+    pub mirostat: u32,
+    /// Target of mirostat in bits, 0 to 100. Default: 5.
+    pub mirostat_tau: f32,
+    /// How fast mirostat learns, 0 to 1. Default: 0.1.
+    pub mirostat_eta: f32,
     /// Divides the logit of tokens among the last `penalty_last_n`, above 0 up to 10; 1 changes nothing. Default: 1.
     pub repeat_penalty: f32,
     /// Taken off the logit for every occurrence, -10 to 10. Default: 0.
@@ -78,6 +107,30 @@ pub struct Request {
     pub presence_penalty: f32,
     /// How many of the last tokens the penalties look at, up to 65536; 0 turns them off. Default: 64.
     pub penalty_last_n: u32,
+    /// Strength of DRY ("don't repeat yourself"), which lowers the logit of a token that would go on with a repetition,
+    /// by `dry_multiplier * dry_base ^ (length - dry_allowed_length)`. 0 to 100; 0 turns it off. Default: 0.
+    pub dry_multiplier: f32,
+    /// 1 to 100. Default: 1.75.
+    pub dry_base: f32,
+    /// Tokens that may be repeated freely, up to 65536. Default: 2.
+    pub dry_allowed_length: u32,
+    /// How many of the last tokens DRY looks at, up to 65536; 0 turns it off. Default: 64.
+    pub dry_penalty_last_n: u32,
+    /// Texts that a repetition does not reach across: at most 16 of 1 to 40 bytes. Default: newline, `:`, `"`, `*`.
+    pub dry_sequence_breakers: Vec<String>,
+    /// Added to the logits of tokens before everything else: -1000 to 1000, or negative infinity (in JSON `false`), which
+    /// forbids the token. In JSON a list of `[token, bias]` or a map. Default: none.
+    #[serde(with = "logit_bias")]
+    pub logit_bias: Vec<(i32, f32)>,
+    /// Texts that end the generation, at most 16 of 1 to 256 bytes. They are not given: text that may be the beginning of
+    /// one is held back until that is decided. The first to be complete counts, of several the longest. Default: none.
+    pub stop: Vec<String>,
+    /// Tokens that end the generation, at most 256. They have no event. Default: none.
+    pub stop_tokens: Vec<i32>,
+    /// Gives with every token its log probability and those of this many likeliest tokens, up to 20. Default: not at all.
+    pub logprobs: Option<u32>,
+    /// Gives the text of the prompt in `Started`. Default: false.
+    pub echo: bool,
     /// Goes on past the model's end-of-generation tokens. Default: false.
     pub ignore_eos: bool,
     /// Gives every token's raw logits (one `f32` per vocabulary entry, before sampling) with it. Default: false.
@@ -107,13 +160,33 @@ impl Default for Request {
             max_tokens: None,
             seed: None,
             temperature: 0.8,
+            dynatemp_range: 0.0,
+            dynatemp_exponent: 1.0,
             top_k: 40,
             top_p: 0.95,
             min_p: 0.05,
+            typical_p: 1.0,
+            top_n_sigma: -1.0,
+            xtc_probability: 0.0,
+            xtc_threshold: 0.1,
+            min_keep: 0,
+            mirostat: 0,
+            mirostat_tau: 5.0,
+            mirostat_eta: 0.1,
             repeat_penalty: 1.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             penalty_last_n: 64,
+            dry_multiplier: 0.0,
+            dry_base: 1.75,
+            dry_allowed_length: 2,
+            dry_penalty_last_n: 64,
+            dry_sequence_breakers: ["\n", ":", "\"", "*"].map(String::from).into(),
+            logit_bias: Vec::new(),
+            stop: Vec::new(),
+            stop_tokens: Vec::new(),
+            logprobs: None,
+            echo: false,
             ignore_eos: false,
             logits: false,
             fault: None,
@@ -198,6 +271,41 @@ impl Request {
         self
     }
 
+    /// Sets [`logit_bias`](Self::logit_bias).
+    #[must_use]
+    pub fn with_logit_bias(mut self, biases: impl Into<Vec<(i32, f32)>>) -> Self {
+        self.logit_bias = biases.into();
+        self
+    }
+
+    /// Sets [`stop`](Self::stop).
+    #[must_use]
+    pub fn with_stop<S: Into<String>>(mut self, texts: impl IntoIterator<Item = S>) -> Self {
+        self.stop = texts.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets [`stop_tokens`](Self::stop_tokens).
+    #[must_use]
+    pub fn with_stop_tokens(mut self, tokens: impl Into<Vec<i32>>) -> Self {
+        self.stop_tokens = tokens.into();
+        self
+    }
+
+    /// Sets [`logprobs`](Self::logprobs).
+    #[must_use]
+    pub fn with_logprobs(mut self, n: u32) -> Self {
+        self.logprobs = Some(n);
+        self
+    }
+
+    /// Sets [`echo`](Self::echo).
+    #[must_use]
+    pub fn with_echo(mut self, echo: bool) -> Self {
+        self.echo = echo;
+        self
+    }
+
     /// Sets [`logits`](Self::logits).
     #[must_use]
     pub fn with_logits(mut self, logits: bool) -> Self {
@@ -218,14 +326,7 @@ impl Request {
         if self.max_tokens == Some(0) {
             return Err(Error::invalid("max_tokens", "0 generates nothing; give at least 1 or leave it out"));
         }
-        in_range("temperature", self.temperature, 0.0..=100.0)?;
-        in_range("top_k", self.top_k, 0..=i32::MAX as u32)?;
-        in_range("top_p", self.top_p, 0.0..=1.0)?;
-        in_range("min_p", self.min_p, 0.0..=1.0)?;
-        in_range("repeat_penalty", self.repeat_penalty, f32::MIN_POSITIVE..=10.0)?;
-        in_range("frequency_penalty", self.frequency_penalty, -10.0..=10.0)?;
-        in_range("presence_penalty", self.presence_penalty, -10.0..=10.0)?;
-        in_range("penalty_last_n", self.penalty_last_n, 0..=65_536)?;
+        ranges::check(self)?;
         if self.fault.is_some() && !cfg!(feature = "fault-injection") {
             return Err(Error::Unsupported(
                 "fault: this build has no fault injection (cargo feature `fault-injection`)".into(),

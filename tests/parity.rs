@@ -4,9 +4,10 @@
 mod support;
 
 use llamapen::{Event, Request};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const TOKENS: usize = 128;
@@ -27,8 +28,8 @@ fn prompts() -> Vec<String> {
 }
 
 /// Builds the reference program against the engine archive that this test is linked with.
-fn reference() -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("llamapen-parity-{}", std::process::id()));
+fn reference(test: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("llamapen-parity-{}-{test}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     let program = dir.join("reference");
     let source = PathBuf::from(env!("LLAMAPEN_LLAMA_CPP"));
@@ -48,30 +49,53 @@ fn reference() -> PathBuf {
     program
 }
 
-#[test]
-fn greedy_tokens_equal_and_logits_are_bit_identical() {
-    let program = reference();
-    let dir = program.parent().unwrap();
-    let (texts, logits_path) = (dir.join("prompts"), dir.join("logits"));
-    fs::write(&texts, prompts().join("\0") + "\0").unwrap();
+/// Runs it on the prompts. Returns the tokens after each.
+fn run_reference(program: &Path, dir: &Path, prompts: &[String], n: usize, more: &[&OsStr]) -> Vec<Vec<i32>> {
+    let texts = dir.join("prompts");
+    fs::write(&texts, prompts.join("\0") + "\0").unwrap();
     let engine = llamapen::prepare(&support::config()).unwrap();
-    let output = Command::new(&program)
+    let output = Command::new(program)
         .arg(support::model())
-        .args(["--threads", "1", "--ignore-eos", "--n-predict", &TOKENS.to_string()])
+        .args(["--threads", "1", "--ignore-eos", "--n-predict", &n.to_string()])
         .args(["--n-ctx", &engine.n_ctx().to_string(), "--n-ubatch", &engine.n_ubatch().to_string()])
         .arg("--prompts")
         .arg(&texts)
-        .arg("--logits")
-        .arg(&logits_path)
+        .args(more)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let expected: Vec<Vec<i32>> = String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| line.split(' ').map(|id| id.parse().unwrap()).collect())
-        .collect();
-    assert_eq!(expected.len(), prompts().len());
+    let ids = |line: &str| line.split(' ').map(|id| id.parse().unwrap()).collect();
+    let tokens: Vec<Vec<i32>> = String::from_utf8(output.stdout).unwrap().lines().map(ids).collect();
+    assert_eq!(tokens.len(), prompts.len());
+    tokens
+}
+
+#[test]
+fn penalised_tokens_equal_those_of_the_engines_own_sampler() {
+    let program = reference("penalties");
+    let dir = program.parent().unwrap();
+    let (prompts, n) = (&prompts()[..4], 64);
+    let expected = run_reference(&program, dir, prompts, n, &["--penalties".as_ref()]);
+    let supervisor = support::start(&support::config());
+    for (prompt, expected) in prompts.iter().zip(expected) {
+        let mut request = Request::prompt(prompt).with_temperature(0.0).with_max_tokens(n as u32).with_ignore_eos(true);
+        let plain = support::read(supervisor.submit(request.clone()).unwrap()).unwrap().tokens;
+        (request.repeat_penalty, request.frequency_penalty, request.presence_penalty) = (1.3, 0.1, 0.2);
+        request.dry_multiplier = 0.8;
+        let tokens = support::read(supervisor.submit(request).unwrap()).unwrap().tokens;
+        assert_eq!(tokens, expected, "{prompt:?}");
+        assert_ne!(tokens, plain, "{prompt:?}: the penalties change something");
+    }
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn greedy_tokens_equal_and_logits_are_bit_identical() {
+    let program = reference("greedy");
+    let dir = program.parent().unwrap();
+    let logits_path = dir.join("logits");
+    let expected = run_reference(&program, dir, &prompts(), TOKENS, &["--logits".as_ref(), logits_path.as_ref()]);
+    let engine = llamapen::prepare(&support::config()).unwrap();
     let mut logits = std::io::BufReader::new(fs::File::open(&logits_path).unwrap());
     let mut row = vec![0u8; 4 * engine.info().n_vocab as usize];
 

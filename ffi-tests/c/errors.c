@@ -129,7 +129,12 @@ static void bad_requests(const llamapen_supervisor *supervisor)
     static const char *const ranges[][2] = {
         {"temperature", "-0.5"}, {"temperature", "1e9"}, {"top_p", "1.5"}, {"min_p", "-1"}, {"top_k", "4294967295"},
         {"repeat_penalty", "0"}, {"frequency_penalty", "11"}, {"presence_penalty", "-11"},
-        {"penalty_last_n", "65537"}, {"max_tokens", "0"},
+        {"penalty_last_n", "65537"}, {"max_tokens", "0"}, {"dynatemp_range", "-1"}, {"dynatemp_exponent", "101"},
+        {"typical_p", "1.1"}, {"top_n_sigma", "-2"}, {"xtc_probability", "2"}, {"xtc_threshold", "-1"},
+        {"min_keep", "65537"}, {"mirostat", "3"}, {"mirostat_tau", "-1"}, {"mirostat_eta", "2"},
+        {"dry_multiplier", "-1"}, {"dry_base", "0.5"}, {"dry_allowed_length", "65537"}, {"dry_penalty_last_n", "65537"},
+        {"dry_sequence_breakers", "[\"\"]"}, {"logit_bias", "[[0, 1001]]"}, {"logit_bias", "{\"2147483647\": 1}"},
+        {"stop", "[\"\"]"}, {"stop_tokens", "[2147483647]"}, {"logprobs", "21"},
     };
     char json[256];
     submit_refuses(supervisor, "{}", "prompt", "a request without input");

@@ -52,6 +52,9 @@ class Programs(unittest.TestCase):
     def test_errors(self):
         self.run_program(TESTS / "c" / "errors.c")
 
+    def test_sampling(self):
+        self.run_program(TESTS / "c" / "sampling.c")
+
     def test_lifetimes(self):
         self.run_program(TESTS / "c" / "lifetimes.c")
 

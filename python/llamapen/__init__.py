@@ -33,7 +33,7 @@ from .errors import (
     StaleEngine,
     Unsupported,
 )
-from .events import Event, Failed, Finished, Restarted, Started, Token
+from .events import Event, Failed, Finished, Logprobs, Restarted, Started, Token, TokenLogprob
 from .machines import devices, machine
 from .models import digest, model_info
 from .planning import Check, Plan, Preflight, Step, plan, preflight
@@ -44,8 +44,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Busy", "Cancelled", "Check", "ContextOverflow", "DeviceError", "DigestMismatch", "Event", "Failed", "Finished",
-    "Forked", "InvalidParams", "LlamapenError", "ModelInvalid", "ModelNotFound", "OutOfMemory", "Plan",
+    "Forked", "InvalidParams", "LlamapenError", "Logprobs", "ModelInvalid", "ModelNotFound", "OutOfMemory", "Plan",
     "PoolUnavailable", "Preflight", "PreparedEngine", "QueueFull", "Restarted", "StaleEngine", "Started", "Step",
-    "Supervisor", "Token", "TokenStream", "Unsupported", "build_info", "config_from_flags", "devices", "digest",
-    "machine", "model_info", "plan", "preflight", "prepare",
+    "Supervisor", "Token", "TokenLogprob", "TokenStream", "Unsupported", "build_info", "config_from_flags", "devices",
+    "digest", "machine", "model_info", "plan", "preflight", "prepare",
 ]

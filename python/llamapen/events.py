@@ -7,7 +7,7 @@ import dataclasses
 import json
 from array import array
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 from ._library import CEvent
 from .errors import LlamapenError, error_class
@@ -27,6 +27,30 @@ class Started:
     cached_tokens: int
     #: Seed in use, given or drawn: submit it again for the same text.
     seed: int
+    #: With ``echo``: the prompt as the model reads it, with special tokens written out.
+    prompt: Optional[str]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token that might have come."""
+
+    #: Id in the vocabulary.
+    token: int
+    #: Natural logarithm of its probability.
+    logprob: float
+    #: Its own text; U+FFFD stands for bytes that are no whole character by themselves.
+    text: str
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """Probabilities as the model gave them: the softmax of the raw logits, before all sampling parameters."""
+
+    #: Natural logarithm of the probability of the token that was picked.
+    logprob: float
+    #: The likeliest tokens, likeliest first, as many as the request asked for.
+    top: Tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True)
@@ -38,9 +62,12 @@ class Token:
     #: Id in the vocabulary.
     token: int
     #: Its text, always whole characters: bytes of an incomplete one come with the token that completes it. May be empty.
+    #: Text that may begin a stop string is held back too.
     text: str
     #: Logits before sampling, one per vocabulary entry, where the request asked for them.
     logits: Optional[array[float]] = field(default=None, repr=False)
+    #: How likely it was, and what else was, where the request asked for it.
+    logprobs: Optional[Logprobs] = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +86,15 @@ class Restarted:
 class Finished:
     """The request came to its end. The last event."""
 
-    #: ``stop`` (the model ended its text) or ``length`` (``max_tokens`` or the context is used up).
+    #: ``stop`` (the model ended its text), ``length`` (``max_tokens`` or the context is used up), ``stop_string`` or
+    #: ``stop_token`` (one of the request's).
     reason: str
-    #: Text held back because its last character never became complete: U+FFFD stands for it. Mostly empty.
+    #: Which one, for that reason.
+    stop_string: Optional[str]
+    #: Which one, for that reason.
+    stop_token: Optional[int]
+    #: Text held back: it might have become a stop string, or its last character never became complete (U+FFFD stands for
+    #: it). Mostly empty.
     text: str
     #: ``prompt_tokens``, ``completion_tokens``.
     usage: Dict[str, int]
@@ -86,9 +119,9 @@ _KINDS: Dict[int, Any] = {1: Started, 3: Restarted, 4: Finished}
 def event_from_c(event: CEvent) -> Event:
     """Copies ``event``, whose pointers live only until the next call on its request."""
     if event.kind == _TOKEN:
-        # The event of which there are many: without going through JSON.
+        # The event of which there are many: mostly without going through JSON.
         text = ctypes.string_at(event.text, event.text_len).decode() if event.text_len else ""
-        return Token(event.index, event.token, text, _logits(event))
+        return Token(event.index, event.token, text, _logits(event), _logprobs(event))
     fields = json.loads(ctypes.string_at(event.json, event.json_len))
     if event.kind == _FAILED:
         rest = (fields[name] for name in ("status", "message", "retriable", "retry_after_ms"))
@@ -107,3 +140,12 @@ def _logits(event: CEvent) -> Optional[array[float]]:
     logits = array("f")
     logits.frombytes(ctypes.string_at(event.logits, event.logits_len * logits.itemsize))
     return logits
+
+
+def _logprobs(event: CEvent) -> Optional[Logprobs]:
+    encoded = ctypes.string_at(event.json, event.json_len)
+    # A key for sure: the quotes in a text are escaped.
+    if b'"logprobs":' not in encoded:
+        return None
+    fields = json.loads(encoded)["logprobs"]
+    return Logprobs(fields["logprob"], tuple(TokenLogprob(**top) for top in fields["top"]))

@@ -63,10 +63,20 @@ class Supervisor:
         """Queues a request and returns at once. Exactly one of ``prompt`` (text to go on from), ``messages`` (of
         ``role`` and ``content``, rendered in the format that llama.cpp recognises in the model's chat template) and ``tokens`` (ids) is given.
 
-        ``params``: ``max_tokens`` (default: what the context holds), ``seed``, ``temperature`` (0 to 100, default 0.8;
-        0 is greedy), ``top_k`` (40), ``top_p`` (0.95), ``min_p`` (0.05), ``repeat_penalty`` (1.0),
-        ``frequency_penalty`` (0), ``presence_penalty`` (0), ``penalty_last_n`` (64), ``ignore_eos`` (false),
-        ``logits`` (false).
+        ``params`` that end it: ``max_tokens`` (default: what the context holds), ``stop`` (texts, which are not given),
+        ``stop_tokens`` (ids), ``ignore_eos`` (false).
+
+        Of the sampling, in the order of use: ``logit_bias`` (``{id: bias}``, -1000 to 1000, or false for never),
+        ``repeat_penalty`` (1.0), ``frequency_penalty`` (0), ``presence_penalty`` (0), ``penalty_last_n`` (64),
+        ``dry_multiplier`` (0, off), ``dry_base`` (1.75), ``dry_allowed_length`` (2), ``dry_penalty_last_n`` (64),
+        ``dry_sequence_breakers``, ``top_n_sigma`` (-1, off), ``top_k`` (40), ``typical_p`` (1, off), ``top_p`` (0.95),
+        ``min_p`` (0.05), ``xtc_probability`` (0, off), ``xtc_threshold`` (0.1), ``min_keep`` (0), ``temperature`` (0 to
+        100, default 0.8; 0 is greedy), ``dynatemp_range`` (0, off), ``dynatemp_exponent`` (1). Or ``mirostat`` (1 or 2)
+        with ``mirostat_tau`` (5) and ``mirostat_eta`` (0.1), beside which only ``logit_bias`` and ``temperature`` count.
+        ``seed``: drawn by default; equal seeds give equal texts.
+
+        Of what is reported: ``logprobs`` (of each token and of this many likeliest, 0 to 20), ``logits`` (false), ``echo``
+        (false: the prompt's text in `Started`).
 
         Raises `LlamapenError` where the request is refused: `InvalidParams`, `QueueFull`, `ContextOverflow`...
         """

@@ -187,13 +187,33 @@ class Submit(Refusals):
             "frequency_penalty": (-11, 11),
             "presence_penalty": (-11, 11),
             "penalty_last_n": (65537,),
+            "dynatemp_range": (-0.1, 100.5),
+            "dynatemp_exponent": (-0.1, 100.5),
+            "typical_p": (-0.1, 1.1),
+            "top_n_sigma": (-1.1, 100.5),
+            "xtc_probability": (-0.1, 1.1),
+            "xtc_threshold": (-0.1, 1.1),
+            "min_keep": (65537,),
+            "mirostat": (3,),
+            "mirostat_tau": (-0.1, 100.5),
+            "mirostat_eta": (-0.1, 1.1),
+            "dry_multiplier": (-0.1, 100.5),
+            "dry_base": (0.9, 100.5),
+            "dry_allowed_length": (65537,),
+            "dry_penalty_last_n": (65537,),
+            "dry_sequence_breakers": ([""], ["a" * 41], ["a\0"], ["a"] * 17),
+            "logit_bias": ({1: 1001}, [[1, -1001]], {2**31 - 1: 0}, [[-1, 0]]),
+            "stop": ([""], ["a" * 257], ["a"] * 17),
+            "stop_tokens": ([-1], [2**31 - 1], [1] * 257),
+            "logprobs": (21,),
             "max_tokens": (0,),
         }.items():
             for value in values:
                 self.refuse(name, prompt="a", **{name: value})
 
     def test_wrong_kinds(self):
-        for wrong in ({"max_tokens": -1}, {"max_tokens": "3"}, {"seed": -1}, {"seed": 2**64}, {"ignore_eos": 1}):
+        for wrong in ({"max_tokens": -1}, {"max_tokens": "3"}, {"seed": -1}, {"seed": 2**64}, {"ignore_eos": 1},
+                      {"logit_bias": {"the": 1}}, {"logit_bias": [[1, True]]}, {"stop": "a"}, {"logprobs": -1}):
             self.refuse("request", prompt="a", **wrong)
         for number in ("nan", "inf"):
             self.refuse("request", prompt="a", temperature=float(number))
@@ -202,7 +222,12 @@ class Submit(Refusals):
         for edge in (
             {"temperature": 100}, {"top_p": 0}, {"top_p": 1}, {"min_p": 1}, {"min_p": 0}, {"top_k": 0},
             {"top_k": 2**31 - 1}, {"repeat_penalty": 10}, {"frequency_penalty": -10}, {"presence_penalty": 10},
-            {"penalty_last_n": 65536}, {"max_tokens": 1}, {"seed": 0},
+            {"penalty_last_n": 65536}, {"max_tokens": 1}, {"seed": 0}, {"typical_p": 0}, {"top_n_sigma": 100},
+            {"xtc_probability": 1, "xtc_threshold": 0}, {"dynatemp_range": 100, "dynatemp_exponent": 0},
+            {"mirostat": 1, "mirostat_tau": 0, "mirostat_eta": 1}, {"mirostat": 2, "mirostat_tau": 100},
+            {"dry_multiplier": 100, "dry_base": 100, "dry_allowed_length": 0, "dry_penalty_last_n": 65536},
+            {"dry_multiplier": 1, "dry_base": 1, "dry_sequence_breakers": []}, {"min_keep": 65536},
+            {"logit_bias": {0: 1000, 1: -1000}}, {"stop": ["a" * 256] * 16}, {"stop_tokens": [0] * 256}, {"logprobs": 20},
         ):
             with self.subTest(**edge):
                 support.supervisor().submit("Hello", **{"max_tokens": 2, **edge}).text()

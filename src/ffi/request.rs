@@ -10,13 +10,16 @@ use crate::stream::TokenStream;
 use parking_lot::Mutex;
 use std::ffi::c_char;
 
-/// A worker took the request up: worker, queue_position, prompt_tokens, cached_tokens and seed are in the JSON.
+/// A worker took the request up: worker, queue_position, prompt_tokens, cached_tokens and seed are in the JSON, and for
+/// "echo" the text of the prompt as prompt, with special tokens written out; else null.
 pub const LLAMAPEN_EVENT_STARTED: i32 = 1;
-/// The next token.
+/// The next token. For "logprobs", the JSON has {"logprobs": {"logprob", "top": [{"token", "logprob", "text"}, ...]}}:
+/// natural logarithms of the softmax of the raw logits, before all sampling parameters, the likeliest first.
 pub const LLAMAPEN_EVENT_TOKEN: i32 = 2;
 /// The worker failed and the request goes on in another; nothing that was given is taken back.
 pub const LLAMAPEN_EVENT_RESTARTED: i32 = 3;
-/// The generation is complete. Terminal. Reason ("stop" or "length"), usage and timings are in the JSON.
+/// The generation is complete. Terminal. Reason ("stop", "length", "stop_string" or "stop_token"), stop_string,
+/// stop_token (which one; else null), usage and timings are in the JSON.
 pub const LLAMAPEN_EVENT_FINISHED: i32 = 4;
 /// The request ended without completing. Terminal.
 pub const LLAMAPEN_EVENT_FAILED: i32 = 5;
@@ -58,7 +61,7 @@ pub struct llamapen_event {
     /// TOKEN: counted from 0. Otherwise 0.
     pub index: u32,
     /// TOKEN: its text, always whole UTF-8; may be empty, may hold NUL, has no NUL at its end.
-    /// FINISHED: text that was held back because its last code point never became complete.
+    /// FINISHED: text that was held back: it might have become a stop string, or its last code point is incomplete.
     /// FAILED: what happened and what to do. Otherwise empty. Never NULL.
     pub text: *const c_char,
     /// Bytes of text.

@@ -116,9 +116,22 @@ pub unsafe extern "C" fn llamapen_supervisor_free(supervisor: *mut llamapen_supe
 /// Queues a request. After OK it ends with exactly one terminal event.
 ///
 /// request: JSON with exactly one of "prompt" (text), "messages" ([{"role", "content"}], rendered in the
-/// format that llama.cpp recognises in the chat template of the model's file) and "tokens" (ids). Optional: "max_tokens", "seed", "temperature" (0.8; 0 is greedy), "top_k" (40),
-/// "top_p" (0.95), "min_p" (0.05), "repeat_penalty" (1), "frequency_penalty" (0), "presence_penalty" (0),
-/// "penalty_last_n" (64), "ignore_eos" (false), "logits" (false). Unknown keys are refused by name.
+/// format that llama.cpp recognises in the chat template of the model's file) and "tokens" (ids). Unknown keys are
+/// refused by name. Optional, with defaults:
+///
+/// Ends: "max_tokens" (what the context holds), "stop" (texts, at most 16 of 1 to 256 bytes: they are not given, and text
+/// that may begin one is held back until that is decided), "stop_tokens" (ids, at most 256), "ignore_eos" (false).
+///
+/// Sampling, in the order of use: "logit_bias" ([[id, bias], ...] or {"id": bias}, -1000 to 1000, false: never),
+/// "repeat_penalty" (1), "frequency_penalty" (0), "presence_penalty" (0), "penalty_last_n" (64), "dry_multiplier" (0, off),
+/// "dry_base" (1.75), "dry_allowed_length" (2), "dry_penalty_last_n" (64), "dry_sequence_breakers" (["\n", ":", "\"", "*"]),
+/// "top_n_sigma" (-1, off), "top_k" (40), "typical_p" (1, off), "top_p" (0.95), "min_p" (0.05), "xtc_probability" (0, off),
+/// "xtc_threshold" (0.1), "min_keep" (0), "temperature" (0.8; 0 is greedy), "dynatemp_range" (0, off),
+/// "dynatemp_exponent" (1). Or "mirostat" (0, off; 1 or 2) with "mirostat_tau" (5) and "mirostat_eta" (0.1): beside it only
+/// "logit_bias" and "temperature" count. "seed" (drawn): equal seeds give equal texts.
+///
+/// What is reported: "logprobs" (n of 0 to 20: the log probability of each token and of the n likeliest, from the raw
+/// logits), "logits" (false), "echo" (false: the prompt's text in STARTED).
 /// Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_submit(

@@ -16,7 +16,7 @@ pub(crate) use context::{Batch, Context, ContextParams};
 pub(crate) use cuda_driver::CudaDriver;
 pub(crate) use error::{NativeError, NativeStatus};
 pub(crate) use model::{LoadParams, Model, apply_chat_template};
-pub(crate) use sampler::{Sampler, Sampling};
+pub(crate) use sampler::{Draw, LogitBias, Sampler, Sampling, SamplingParams};
 
 #[allow(non_camel_case_types, non_upper_case_globals, dead_code, missing_docs, clippy::all)]
 mod sys {

@@ -93,23 +93,34 @@ impl Model {
 
     /// Appends the bytes of `token` to `out`. A token may be a part of a code point. Control tokens have no text.
     pub(crate) fn token_bytes(&self, token: i32, out: &mut Vec<u8>) -> Result<(), NativeError> {
+        self.append(token, false, out)
+    }
+
+    /// The text of a prompt, with special tokens written out. U+FFFD stands for what is no UTF-8.
+    pub(crate) fn render(&self, tokens: &[i32]) -> Result<String, NativeError> {
+        let mut bytes = Vec::new();
+        tokens.iter().try_for_each(|token| self.append(*token, true, &mut bytes))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn append(&self, token: i32, special: bool, out: &mut Vec<u8>) -> Result<(), NativeError> {
         let mut buffer = [0u8; 256];
-        let needed = self.piece(token, &mut buffer)?;
+        let needed = self.piece(token, special, &mut buffer)?;
         if let Some(bytes) = buffer.get(..needed) {
             out.extend_from_slice(bytes);
             return Ok(());
         }
         let mut buffer = vec![0; needed];
-        self.piece(token, &mut buffer)?;
+        self.piece(token, special, &mut buffer)?;
         out.append(&mut buffer);
         Ok(())
     }
 
-    fn piece(&self, token: i32, buffer: &mut [u8]) -> Result<usize, NativeError> {
+    fn piece(&self, token: i32, special: bool, buffer: &mut [u8]) -> Result<usize, NativeError> {
         // SAFETY: pointer and length belong together.
         let needed = error::value(
             |e| unsafe {
-                sys::lp_token_to_piece(self.as_ptr(), token, false, buffer.as_mut_ptr().cast(), buffer.len(), e)
+                sys::lp_token_to_piece(self.as_ptr(), token, special, buffer.as_mut_ptr().cast(), buffer.len(), e)
             },
             |n| *n < 0,
         )?;

@@ -1,10 +1,13 @@
 //! Choosing a token from logits: llama.cpp's filters, our randomness.
 
 use super::{Model, NativeError, error, sys};
+use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// The filters of one request, with what its penalties remember.
+/// The filters of one request, with what they remember: of the penalties and DRY the last tokens, of mirostat a number
+/// that follows from the logits and choices so far. So accepting the tokens of a text again, and for mirostat picking
+/// them again from their logits, gives the same sampler.
 pub(crate) struct Sampler {
     raw: NonNull<sys::lp_sampler>,
     n_vocab: usize,
@@ -14,12 +17,36 @@ pub(crate) struct Sampler {
 // SAFETY: a sampler has no thread of its own; `&mut self` keeps it to one at a time.
 unsafe impl Send for Sampler {}
 
-pub(crate) type Sampling = sys::lp_sampling;
+pub(crate) type SamplingParams = sys::lp_sampling;
+pub(crate) type LogitBias = sys::lp_logit_bias;
+
+pub(crate) struct Sampling {
+    pub params: SamplingParams,
+    /// Of tokens in the vocabulary.
+    pub biases: Vec<LogitBias>,
+    pub dry_breakers: Vec<CString>,
+}
+
+/// The randomness of one choice: numbers in [0, 1).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Draw {
+    /// Picks among the candidates that are left.
+    pub choice: f64,
+    /// Decides whether XTC does anything.
+    pub xtc: f64,
+}
 
 impl Sampler {
     pub(crate) fn new(model: Arc<Model>, sampling: &Sampling) -> Result<Self, NativeError> {
-        // SAFETY: the model is kept alive beside the sampler.
-        let raw = error::value(|e| unsafe { sys::lp_sampler_new(model.as_ptr(), sampling, e) }, |s| s.is_null())?;
+        let (biases, breakers) = (&sampling.biases, &sampling.dry_breakers);
+        let texts: Vec<_> = breakers.iter().map(|text| text.as_ptr()).collect();
+        // SAFETY: the model is kept alive beside the sampler; the arrays live until the call returns, which keeps
+        // nothing of them.
+        let new = |e| unsafe {
+            let (biases, n_biases) = (biases.as_ptr(), biases.len());
+            sys::lp_sampler_new(model.as_ptr(), &sampling.params, biases, n_biases, texts.as_ptr(), texts.len(), e)
+        };
+        let raw = error::value(new, |s| s.is_null())?;
         Ok(Self { raw: NonNull::new(raw).expect("checked by value()"), n_vocab: model.n_vocab(), _model: model })
     }
 
@@ -29,11 +56,12 @@ impl Sampler {
         error::status(|e| unsafe { sys::lp_sampler_accept(self.raw.as_ptr(), token, e) })
     }
 
-    /// Picks a token; `uniform` in [0, 1) is all the randomness there is.
-    pub(crate) fn pick(&mut self, logits: &[f32], uniform: f64) -> Result<i32, NativeError> {
+    /// Picks a token, once per position; `draw` is all the randomness there is.
+    pub(crate) fn pick(&mut self, logits: &[f32], draw: Draw) -> Result<i32, NativeError> {
         assert_eq!(logits.len(), self.n_vocab, "logits of another model");
         // SAFETY: logits has n_vocab values, as asserted.
-        error::value(|e| unsafe { sys::lp_sampler_pick(self.raw.as_ptr(), logits.as_ptr(), uniform, e) }, |t| *t < 0)
+        let pick = |e| unsafe { sys::lp_sampler_pick(self.raw.as_ptr(), logits.as_ptr(), draw.choice, draw.xtc, e) };
+        error::value(pick, |t| *t < 0)
     }
 }
 
@@ -43,3 +71,6 @@ impl Drop for Sampler {
         unsafe { sys::lp_sampler_free(self.raw.as_ptr()) }
     }
 }
+
+#[cfg(test)]
+mod tests;

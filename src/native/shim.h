@@ -95,23 +95,46 @@ const float * lp_logits(lp_context * context, int32_t i, lp_error * error);
 // Forgets positions [from, to) of a sequence; to < 0 means to the end. False: this model's memory cannot do that.
 bool lp_seq_remove(lp_context * context, int32_t sequence, int32_t from, int32_t to, lp_error * error);
 
+typedef struct lp_logit_bias {
+    int32_t token;
+    float bias; // -INFINITY: never
+} lp_logit_bias;
+
+// In the order in which llama.cpp's common sampler applies them, logit biases first.
 typedef struct lp_sampling {
     int32_t penalty_last_n; // 0 off
     float penalty_repeat;   // 1 off
     float penalty_frequency;// 0 off
     float penalty_presence; // 0 off
+    float dry_multiplier;   // 0 off
+    float dry_base;         // at least 1
+    int32_t dry_allowed_length;
+    int32_t dry_penalty_last_n; // 0 off
+    float top_n_sigma;      // 0 off
     int32_t top_k;          // 0 off
+    float typical_p;        // 1 off
     float top_p;            // 1 off
     float min_p;            // 0 off
+    float xtc_probability;  // 0 off
+    float xtc_threshold;    // above 0.5 off
+    uint32_t min_keep;      // candidates that typical_p, top_p, min_p and XTC leave at least
     float temperature;      // 0 greedy
+    float dynatemp_range;   // 0 off
+    float dynatemp_exponent;
+    int32_t mirostat;       // 0 off, 1, 2: then only logit biases and temperature of the above apply
+    float mirostat_tau;
+    float mirostat_eta;
 } lp_sampling;
 
-lp_sampler * lp_sampler_new(const lp_model * model, const lp_sampling * sampling, lp_error * error);
+// breakers: texts that end with NUL. Nothing is kept of the arrays.
+lp_sampler * lp_sampler_new(const lp_model * model, const lp_sampling * sampling, const lp_logit_bias * biases,
+                            size_t n_biases, const char * const * breakers, size_t n_breakers, lp_error * error);
 void lp_sampler_free(lp_sampler * sampler);
 // Tells the penalties of a token that is part of the text.
 LP_Status lp_sampler_accept(lp_sampler * sampler, int32_t token, lp_error * error);
-// Picks a token from n_vocab logits. uniform in [0, 1) is all the randomness there is. -1 on error.
-int32_t lp_sampler_pick(lp_sampler * sampler, const float * logits, double uniform, lp_error * error);
+// Picks a token from n_vocab logits. choice and xtc, both in [0, 1), are all the randomness there is. Mirostat learns
+// from what is picked: call it once per generated token. -1 on error.
+int32_t lp_sampler_pick(lp_sampler * sampler, const float * logits, double choice, double xtc, lp_error * error);
 
 // Throws a C++ exception inside the door, to show that it stays there. Without fault injection: LP_UNSUPPORTED.
 LP_Status lp_fault_throw(lp_error * error);

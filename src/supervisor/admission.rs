@@ -8,13 +8,9 @@ use crate::status::Status;
 /// Refuses what cannot fit for certain. Counts are lower bounds: no token stands for more than `max_token_bytes`.
 pub(super) fn check(request: &Request, engine: &PreparedEngine) -> Result<()> {
     let (info, n_ctx) = (engine.info(), u64::from(engine.n_ctx()));
-    let unknown = |id: &i32| u32::try_from(*id).map_or(true, |id| id >= info.n_vocab);
-    if let Some(tokens) = &request.tokens
-        && let Some(i) = tokens.iter().position(unknown)
-    {
-        let problem = format!("{} is not a token of this model's vocabulary, 0 to {}", tokens[i], info.n_vocab - 1);
-        return Err(Error::invalid(format!("tokens[{i}]"), problem));
-    }
+    in_vocabulary("tokens", request.tokens.iter().flatten(), info.n_vocab)?;
+    in_vocabulary("stop_tokens", &request.stop_tokens, info.n_vocab)?;
+    in_vocabulary("logit_bias", request.logit_bias.iter().map(|(token, _)| token), info.n_vocab)?;
     if request.messages.is_some() && info.chat_template.is_none() {
         let message = "messages: the model's file has no chat template; send a prompt in the model's own format";
         return Err(Error::Unsupported(message.into()));
@@ -28,6 +24,17 @@ pub(super) fn check(request: &Request, engine: &PreparedEngine) -> Result<()> {
         return Err(Rejected::new(Status::ContextOverflow, "context", message).into());
     }
     Ok(())
+}
+
+fn in_vocabulary<'a>(what: &str, tokens: impl IntoIterator<Item = &'a i32>, n_vocab: u32) -> Result<()> {
+    let unknown = |id: &&i32| u32::try_from(**id).map_or(true, |id| id >= n_vocab);
+    match tokens.into_iter().enumerate().find(|(_, id)| unknown(id)) {
+        None => Ok(()),
+        Some((i, id)) => {
+            let problem = format!("{id} is not a token of this model's vocabulary, 0 to {}", n_vocab.saturating_sub(1));
+            Err(Error::invalid(format!("{what}[{i}]"), problem))
+        }
+    }
 }
 
 fn at_least_tokens(request: &Request, engine: &PreparedEngine) -> u64 {

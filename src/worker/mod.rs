@@ -3,10 +3,12 @@
 //! A worker owns one context and decides nothing but what to decode next. It runs inside a fault domain: whatever goes
 //! wrong in here ends this function, and the supervisor sees to the rest.
 
+mod logprobs;
 mod prompt;
 mod random;
 mod slot;
 mod state;
+mod stop;
 mod utf8;
 
 pub(crate) use state::WorkerState;
@@ -172,13 +174,14 @@ impl Loop<'_> {
         }
         self.worker.state.add(job.clone());
         match self.prepare(&job) {
-            Ok(running) => {
+            Ok(mut running) => {
                 let started = Started {
                     worker: self.worker.index,
                     queue_position,
                     prompt_tokens: running.prompt_tokens(),
                     cached_tokens: 0,
                     seed: job.seed,
+                    prompt: running.echo.take(),
                 };
                 job.events.push(Event::Started(started));
                 Some(running)
@@ -203,7 +206,11 @@ impl Loop<'_> {
         for token in &tokens {
             sampler.accept(*token).map_err(engine)?;
         }
-        Ok(Running::new(job.clone(), tokens, limit, sampler))
+        let echo = match job.request.echo {
+            true => Some(worker.model.render(&tokens).map_err(engine)?),
+            false => None,
+        };
+        Ok(Running::new(job.clone(), tokens, limit, sampler, echo))
     }
 
     /// Processes the next piece of one prompt. Alone: a batch shape that depends on nothing but the prompt gives the

@@ -2,9 +2,10 @@
 
 use crate::event::Failed;
 use crate::model::ModelInfo;
-use crate::native::{Model, NativeError, NativeStatus, Sampling, apply_chat_template};
+use crate::native::{LogitBias, Model, NativeError, NativeStatus, Sampling, SamplingParams, apply_chat_template};
 use crate::request::Request;
 use crate::status::Status;
+use std::ffi::CString;
 
 /// The prompt's tokens, checked against the context, and how many tokens may follow.
 pub(super) fn tokens(
@@ -70,16 +71,41 @@ fn fit(prompt: usize, max_tokens: Option<u32>, n_ctx: u32) -> Result<u32, Failed
     }
 }
 
+/// The sampling of a request that was validated.
 pub(super) fn sampling(request: &Request) -> Sampling {
-    Sampling {
-        penalty_last_n: i32::try_from(request.penalty_last_n).unwrap_or(i32::MAX),
+    let int = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+    let params = SamplingParams {
+        penalty_last_n: int(request.penalty_last_n),
         penalty_repeat: request.repeat_penalty,
         penalty_frequency: request.frequency_penalty,
         penalty_presence: request.presence_penalty,
-        top_k: i32::try_from(request.top_k).unwrap_or(i32::MAX),
+        dry_multiplier: request.dry_multiplier,
+        dry_base: request.dry_base,
+        dry_allowed_length: int(request.dry_allowed_length),
+        dry_penalty_last_n: int(request.dry_penalty_last_n),
+        top_n_sigma: request.top_n_sigma,
+        top_k: int(request.top_k),
+        typical_p: request.typical_p,
         top_p: request.top_p,
         min_p: request.min_p,
+        xtc_probability: request.xtc_probability,
+        xtc_threshold: request.xtc_threshold,
+        min_keep: request.min_keep,
         temperature: request.temperature,
+        dynatemp_range: request.dynatemp_range,
+        dynatemp_exponent: request.dynatemp_exponent,
+        mirostat: int(request.mirostat),
+        mirostat_tau: request.mirostat_tau,
+        mirostat_eta: request.mirostat_eta,
+    };
+    Sampling {
+        params,
+        biases: request.logit_bias.iter().map(|&(token, bias)| LogitBias { token, bias }).collect(),
+        dry_breakers: request
+            .dry_sequence_breakers
+            .iter()
+            .filter_map(|text| CString::new(text.as_str()).ok())
+            .collect(),
     }
 }
 

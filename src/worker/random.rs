@@ -11,6 +11,12 @@ pub(crate) fn uniform(seed: u64, index: u32) -> f64 {
     (mix(state) >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// A second one for the same token, independent of the first: whether XTC drops anything.
+pub(crate) fn uniform_xtc(seed: u64, index: u32) -> f64 {
+    // The fraction of the square root of 3: another seed, the same for every token.
+    uniform(mix(seed ^ 0xbb67_ae85_84ca_a73b), index)
+}
+
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -23,7 +29,10 @@ mod tests {
 
     #[test]
     fn uniform_over_seeds_and_over_positions() {
-        for draw in [|i: u32| uniform(u64::from(i), 0), |i: u32| uniform(7, i)] {
+        // The last: independent of the first, so their difference wraps around to uniform.
+        let difference = |i: u32| (uniform(7, i) - uniform_xtc(7, i)).rem_euclid(1.0);
+        for draw in [|i: u32| uniform(u64::from(i), 0), |i: u32| uniform(7, i), |i: u32| uniform_xtc(7, i), difference]
+        {
             let mut bins = [0u32; 10];
             for i in 0..10_000 {
                 let u = draw(i);

@@ -11,30 +11,26 @@ impl Utf8Stream {
         &mut self.held
     }
 
-    /// All text that is complete. Bytes that can never become UTF-8 turn into U+FFFD.
-    pub(crate) fn take(&mut self) -> String {
-        let mut text = String::new();
+    /// Moves all text that is complete to the end of `text`. Bytes that can never become UTF-8 turn into U+FFFD.
+    pub(crate) fn take(&mut self, text: &mut String) {
         loop {
             match std::str::from_utf8(&self.held) {
                 Ok(whole) => {
                     text.push_str(whole);
                     self.held.clear();
-                    return text;
+                    return;
                 }
                 Err(error) => {
-                    let (whole, rest) = self.held.split_at(error.valid_up_to());
+                    let whole = &self.held[..error.valid_up_to()];
                     text.push_str(std::str::from_utf8(whole).unwrap_or_default());
-                    match error.error_len() {
+                    let rest = error.valid_up_to();
+                    let Some(bad) = error.error_len() else {
                         // The end of a code point is still to come.
-                        None => {
-                            self.held = rest.to_vec();
-                            return text;
-                        }
-                        Some(bad) => {
-                            text.push(char::REPLACEMENT_CHARACTER);
-                            self.held = rest[bad..].to_vec();
-                        }
-                    }
+                        self.held.drain(..rest);
+                        return;
+                    };
+                    text.push(char::REPLACEMENT_CHARACTER);
+                    self.held.drain(..rest + bad);
                 }
             }
         }
@@ -59,7 +55,7 @@ mod tests {
                 let mut out = String::new();
                 for part in [&text.as_bytes()[..first], &text.as_bytes()[first..second], &text.as_bytes()[second..]] {
                     stream.bytes().extend_from_slice(part);
-                    out.push_str(&stream.take());
+                    stream.take(&mut out);
                 }
                 assert_eq!(out + &stream.finish(), text);
             }
@@ -70,7 +66,9 @@ mod tests {
     fn bytes_that_are_no_text_become_replacement_characters() {
         let mut stream = Utf8Stream::default();
         stream.bytes().extend_from_slice(b"a\xffb\xf0\x9f");
-        assert_eq!(stream.take(), "a\u{fffd}b");
+        let mut out = String::new();
+        stream.take(&mut out);
+        assert_eq!(out, "a\u{fffd}b");
         assert_eq!(stream.finish(), "\u{fffd}");
         assert_eq!(stream.finish(), "");
     }
