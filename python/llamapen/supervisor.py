@@ -47,6 +47,19 @@ class Supervisor:
         health: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_health_json", handle.pointer))
         return health
 
+    def metrics(self) -> Dict[str, Any]:
+        """What was counted since the start: ``requests`` (``accepted_total``, ``rejected_total`` and ``failed_total`` by
+        status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``, ``load_ms``, ``vram_used_bytes`` (0
+        where no GPU computes), ``last_error``, and per worker tokens, slots, restarts, memory and histograms."""
+        handle = self._open()
+        metrics: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_metrics_json", handle.pointer))
+        return metrics
+
+    def prometheus(self) -> str:
+        """The same in Prometheus' text format, version 0.0.4: serve it as ``text/plain; version=0.0.4``."""
+        handle = self._open()
+        return call_text("llamapen_supervisor_metrics_text", handle.pointer)
+
     def cancel_load(self) -> None:
         """Gives up loading, if it is not done yet."""
         handle = self._open()
@@ -66,7 +79,9 @@ class Supervisor:
         ``params``: ``max_tokens`` (default: what the context holds), ``seed``, ``temperature`` (0 to 100, default 0.8;
         0 is greedy), ``top_k`` (40), ``top_p`` (0.95), ``min_p`` (0.05), ``repeat_penalty`` (1.0),
         ``frequency_penalty`` (0), ``presence_penalty`` (0), ``penalty_last_n`` (64), ``ignore_eos`` (false),
-        ``logits`` (false).
+        ``logits`` (false). Limits in milliseconds: ``timeout_ms`` (in all), ``first_token_timeout_ms`` (both from now
+        on), ``inter_token_timeout_ms`` (between two tokens); past one the stream ends with `Failed`: `DeadlineUnmet` if no
+        worker had taken the request up, else `DecodeTimeout`.
 
         Raises `LlamapenError` where the request is refused: `InvalidParams`, `QueueFull`, `ContextOverflow`...
         """
