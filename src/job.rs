@@ -43,7 +43,7 @@ impl Job {
     pub(crate) fn cancel(&self) -> Result<()> {
         self.check_process()?;
         if self.events.cancel() {
-            self.ended();
+            self.leave_queue();
         }
         Ok(())
     }
@@ -59,6 +59,8 @@ impl Job {
 
     /// Ends it because of a limit, and gives its place in the queue back.
     pub(crate) fn expire(&self, due: &Due) {
+        // First: who hears of the end may count on the place.
+        self.leave_queue();
         let (limit, ms) = (due.limit, due.after.as_millis());
         let failed = match self.events.progress().started {
             Some(_) => Failed::new(Status::DecodeTimeout, format!("{limit}: {ms} ms are over while it ran")),
@@ -67,13 +69,10 @@ impl Job {
                 Failed::new(Status::DeadlineUnmet, message)
             }
         };
-        if self.events.push(Event::Failed(failed)) {
-            self.ended();
-        }
+        self.fail(failed);
     }
 
-    /// It was ended by somebody else than the worker that runs it.
-    fn ended(&self) {
+    fn leave_queue(&self) {
         if let Some(queue) = self.queue.upgrade() {
             queue.remove(self.id);
         }

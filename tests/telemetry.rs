@@ -118,7 +118,7 @@ fn prometheus_reads_the_same_numbers() {
     // A name that needs escaping, in the label of every sample.
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("odd \"name\\ of a model.gguf");
-    std::os::unix::fs::symlink(support::model(), &path).unwrap();
+    std::fs::copy(support::model(), &path).unwrap();
     let supervisor = support::start(&support::config().with_model(&path));
     assert!(supervisor.engine().model_id().contains('"'), "{}", supervisor.engine().model_id());
     read(supervisor.submit(brief()).unwrap()).unwrap();

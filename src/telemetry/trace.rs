@@ -114,6 +114,7 @@ impl Trace {
             Event::Token(_) => {
                 let last = self.progress.last_token.replace(now);
                 self.usage.completion_tokens += 1;
+                self.progress.first_token.get_or_insert(now);
                 let counters = self.counters()?;
                 counters.tokens_out.add(1);
                 if let Some(last) = last {
@@ -121,7 +122,6 @@ impl Trace {
                     return None;
                 }
                 counters.latency_first_token.add_time(now.duration_since(self.progress.submitted));
-                self.progress.first_token = Some(now);
                 Of::FirstToken(self.on_first_token.take())
             }
             Event::Restarted(_) => return None,
