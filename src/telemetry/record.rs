@@ -1,6 +1,6 @@
 //! [`RunRecord`]: what is needed to tell one request from another afterwards, and to run it again.
 
-use super::trace::{End, Trace};
+use super::trace::{End, Ending, Trace};
 use crate::build_info::build_info;
 use crate::event::{FinishReason, Timings, Usage};
 use crate::model::Digest;
@@ -61,8 +61,8 @@ pub struct RunRecord {
 impl RunRecord {
     /// `None` while it has not ended.
     pub(crate) fn of(trace: &Trace, id: u64, seed: u64, request: &Request) -> Option<Self> {
-        let (telemetry, worker, usage, cached_tokens, timings, end) = trace.ending()?;
-        let identity = telemetry.identity.clone();
+        let Ending { identity, worker, usage, cached_tokens, timings, end } = trace.ending()?;
+        let identity = identity.clone();
         let (reason, status, error) = match end {
             End::Finished(reason, _) => (Some(*reason), None, None),
             End::Failed(failed) => (None, Some(failed.status), Some(failed.message.clone())),

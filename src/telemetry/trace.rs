@@ -1,6 +1,6 @@
 //! One request, followed from event to event: counts, times, logs.
 
-use super::counters::{Telemetry, WorkerCounters};
+use super::counters::{Identity, Telemetry, WorkerCounters};
 use crate::event::{Event, Failed, FinishReason, Finished, Timings, Usage};
 use crate::process::Process;
 use crate::status::Status;
@@ -40,6 +40,16 @@ type OnFirstToken = Box<dyn FnOnce() + Send>;
 pub(super) enum End {
     Finished(FinishReason, Timings),
     Failed(Failed),
+}
+
+/// What a record says of a request that has ended.
+pub(super) struct Ending<'a> {
+    pub identity: &'a Identity,
+    pub worker: Option<u32>,
+    pub usage: Usage,
+    pub cached_tokens: u32,
+    pub timings: Timings,
+    pub end: &'a End,
 }
 
 /// What is to be logged of an event: outside the lock, because a subscriber is the host's code.
@@ -154,10 +164,16 @@ impl Trace {
         Note { span: self.span(), worker, queue_position: 0, usage, cached_tokens, timings: self.timings(now), of }
     }
 
-    /// What a record says of a request that has ended.
-    pub(super) fn ending(&self) -> Option<(&Telemetry, Option<u32>, Usage, u32, Timings, &End)> {
-        let timings = self.timings(self.progress.ended?);
-        Some((&self.telemetry, self.worker, self.usage, self.cached_tokens, timings, self.end.as_ref()?))
+    /// `None` while it has not ended.
+    pub(super) fn ending(&self) -> Option<Ending<'_>> {
+        Some(Ending {
+            identity: &self.telemetry.identity,
+            worker: self.worker,
+            usage: self.usage,
+            cached_tokens: self.cached_tokens,
+            timings: self.timings(self.progress.ended?),
+            end: self.end.as_ref()?,
+        })
     }
 
     /// The worker's own times where it gave them, else as seen from here: what it never came to takes no time.
