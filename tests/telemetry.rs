@@ -303,9 +303,10 @@ fn logs_have_the_fields_that_are_looked_for_and_no_text_of_prompt_or_answer() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert!(missing().is_empty(), "no field {:?}", missing());
-    let logged = LOGGED.lock().unwrap();
-    assert!(logged.1.len() > 20);
-    for line in &logged.1 {
+    // Taken out: a check that fails must not poison what other threads still write to.
+    let lines = std::mem::take(&mut LOGGED.lock().unwrap().1);
+    assert!(lines.len() > 20);
+    for line in &lines {
         // The words of the answer, and the marker in any case and escaping.
         for text in [MARKER, "banana", "magic", answer.text.trim()] {
             assert!(!line.to_lowercase().contains(&text.to_lowercase()), "logged: {line}");
