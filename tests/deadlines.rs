@@ -68,7 +68,7 @@ fn a_prompt_that_takes_too_long_ends_before_its_first_token() {
 fn a_token_that_takes_too_long_ends_the_request() {
     let supervisor = one_slot();
     // No decode takes less than a millisecond. The limit that comes first in time is not the one that was due at submit.
-    let slow = endless().with_first_token_timeout_ms(600_000).with_inter_token_timeout_ms(1);
+    let slow = endless().with_max_tokens(300).with_first_token_timeout_ms(600_000).with_inter_token_timeout_ms(1);
     let stream = supervisor.submit(slow).unwrap();
     let events: Vec<_> = stream.collect();
     let Some(Event::Failed(failed)) = events.last() else { panic!("{:?}", events.last()) };

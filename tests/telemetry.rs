@@ -113,8 +113,10 @@ fn metrics_wait_for_no_decode() {
     let mut snapshots = 0;
     while supervisor.metrics().unwrap().workers[0].latency_first_token_ms.count == 0 {
         snapshots += 1;
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    assert!(snapshots > 100, "only {snapshots} snapshots while the prompt was processed");
+    // Eight micro-batches.
+    assert!(snapshots > 50, "only {snapshots} snapshots while the prompt was processed");
     read(stream).unwrap();
 }
 
