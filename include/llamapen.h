@@ -30,7 +30,7 @@
 /**
  * Number of this interface. It grows when something is added; what exists keeps its meaning.
  */
-#define LLAMAPEN_ABI_VERSION 2
+#define LLAMAPEN_ABI_VERSION 3
 
 /**
  * Success.
@@ -553,6 +553,24 @@ int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *superv
                                         struct llamapen_error **error);
 
 /**
+ * What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
+ * "finished_total" by reason, "cancelled_total"), "queue_depth", "load_ms", "vram_used_bytes" (0 where no GPU computes),
+ * "last_error", and per worker tokens, slots, restarts, memory and histograms of times and batch sizes. Waits for no
+ * decode. Freed with llamapen_string_free.
+ */
+int32_t llamapen_supervisor_metrics_json(const struct llamapen_supervisor *supervisor,
+                                         char **json,
+                                         struct llamapen_error **error);
+
+/**
+ * The same in Prometheus' text format, version 0.0.4, to be served as "text/plain; version=0.0.4". Freed with
+ * llamapen_string_free.
+ */
+int32_t llamapen_supervisor_metrics_text(const struct llamapen_supervisor *supervisor,
+                                         char **text,
+                                         struct llamapen_error **error);
+
+/**
  * Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.
  */
 int32_t llamapen_supervisor_stop(const struct llamapen_supervisor *supervisor,
@@ -583,6 +601,10 @@ void llamapen_supervisor_free(struct llamapen_supervisor *supervisor);
  *
  * What is reported: "logprobs" (n of 0 to 20: the log probability of each token and of the n likeliest, from the raw
  * logits), "logits" (false), "echo" (false: the prompt's text in STARTED).
+ *
+ * Limits: "timeout_ms" (from submit until the end), "first_token_timeout_ms" (from submit) and "inter_token_timeout_ms"
+ * (between two tokens), 1 to 86400000, after which the request ends with FAILED: DEADLINE_UNMET if no worker had taken it
+ * up, else DECODE_TIMEOUT.
  * Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
  */
 int32_t llamapen_submit(const struct llamapen_supervisor *supervisor,
@@ -606,6 +628,15 @@ int32_t llamapen_request_next(const struct llamapen_request *request,
  */
 int32_t llamapen_request_cancel(const struct llamapen_request *request,
                                 struct llamapen_error **error);
+
+/**
+ * What ran, with which parameters, how long and how it ended, as JSON: versions, digests, seed, parameters, usage, timings,
+ * and "reason" or "status". No text of prompt or answer, only a digest of the input. OK once the request has ended, whether
+ * its events were read or not; TIMEOUT and NULL before: ask again. Freed with llamapen_string_free. Any thread.
+ */
+int32_t llamapen_request_record_json(const struct llamapen_request *request,
+                                     char **json,
+                                     struct llamapen_error **error);
 
 /**
  * Frees a request, and cancels it if it has not ended; before or after its supervisor. NULL is fine.

@@ -7,19 +7,19 @@
 use crate::error::{Error, Result};
 use crate::event::{Event, Failed};
 use crate::status::Status;
+use crate::telemetry::{Progress, Trace};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-#[derive(Default)]
 pub(crate) struct EventQueue {
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct Inner {
+    trace: Trace,
     events: VecDeque<Event>,
     closed: bool,
     waker: Option<Waker>,
@@ -39,39 +39,59 @@ pub enum Next {
 }
 
 impl EventQueue {
+    /// Everything that comes in is told to `trace`.
+    pub(crate) fn new(trace: Trace) -> Self {
+        let inner = Inner { trace, events: VecDeque::new(), closed: false, waker: None, waiting: false };
+        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
     /// Adds an event. False if the request has ended before: then the event is dropped.
     pub(crate) fn push(&self, event: Event) -> bool {
-        self.change(|inner| {
-            inner.closed = event.is_terminal();
-            inner.events.push_back(event);
-        })
+        self.add(event, false)
     }
 
     /// Ends the request at the consumer's wish. What was not read yet is dropped: no token follows a cancel.
     pub(crate) fn cancel(&self) -> bool {
-        self.change(|inner| {
-            inner.closed = true;
-            inner.events.clear();
-            inner.events.push_back(Event::Failed(Failed::new(Status::Cancelled, "cancelled by the caller")));
-        })
+        self.add(Event::Failed(Failed::new(Status::Cancelled, "cancelled by the caller")), true)
     }
 
     /// The one way in: refuses once closed, and wakes whoever waits.
-    fn change(&self, change: impl FnOnce(&mut Inner)) -> bool {
-        let waker = {
+    fn add(&self, event: Event, drop_unread: bool) -> bool {
+        let (waker, note) = {
             let mut inner = self.inner.lock();
             if inner.closed {
                 return false;
             }
-            change(&mut inner);
+            let note = inner.trace.observe(&event, Instant::now());
+            if drop_unread {
+                inner.events.clear();
+            }
+            inner.closed = event.is_terminal();
+            inner.events.push_back(event);
             self.changed.notify_all();
-            inner.waker.take()
+            (inner.waker.take(), note)
         };
-        // Outside the lock: a waker runs the host's code.
+        // Outside the lock: wakers and log subscribers run the host's code.
         if let Some(waker) = waker {
             waker.wake();
         }
+        if let Some(note) = note {
+            note.tell();
+        }
         true
+    }
+
+    /// Reads the trace of its request.
+    pub(crate) fn trace<T>(&self, read: impl FnOnce(&Trace) -> T) -> T {
+        read(&self.inner.lock().trace)
+    }
+
+    pub(crate) fn on_first_token(&self, call: impl FnOnce() + Send + 'static) {
+        self.inner.lock().trace.on_first_token(call);
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.trace(Trace::progress)
     }
 
     /// Whether the terminal event has been pushed (not necessarily read).
@@ -125,8 +145,15 @@ impl EventQueue {
 mod tests {
     use super::*;
     use crate::event::Token;
+    use crate::telemetry::Telemetry;
     use std::sync::Arc;
     use std::time::Duration;
+
+    impl Default for EventQueue {
+        fn default() -> Self {
+            Self::new(Trace::new(Arc::new(Telemetry::new(Default::default(), 1)), 0, 0, Instant::now()))
+        }
+    }
 
     fn token(index: u32) -> Event {
         Event::Token(Token { index, token: 1, text: "a".into(), logprobs: None, logits: None })

@@ -5,8 +5,10 @@ use crate::event::{Event, Failed};
 use crate::event_queue::EventQueue;
 use crate::process::Process;
 use crate::request::Request;
-use crate::supervisor::Queue;
-use std::sync::Weak;
+use crate::status::Status;
+use crate::supervisor::{Due, Limits, Queue};
+use crate::telemetry::{RunRecord, Telemetry, Trace};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 pub(crate) struct Job {
@@ -16,27 +18,69 @@ pub(crate) struct Job {
     pub seed: u64,
     pub submitted: Instant,
     pub events: EventQueue,
+    limits: Limits,
     queue: Weak<Queue>,
     process: Process,
 }
 
 impl Job {
     /// `seed` is for a request that has none; without one, it is drawn.
-    pub(crate) fn new(id: u64, request: Request, seed: Option<u64>, queue: Weak<Queue>) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        request: Request,
+        seed: Option<u64>,
+        queue: Weak<Queue>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
         let seed = request.seed.or(seed).unwrap_or_else(draw_seed);
         let (submitted, process) = (Instant::now(), Process::current());
-        Self { id, request, seed, submitted, events: EventQueue::default(), queue, process }
+        let events = EventQueue::new(Trace::new(telemetry, id, seed, submitted));
+        let limits = Limits::from(&request);
+        Self { id, request, seed, submitted, events, limits, queue, process }
     }
 
     /// Ends it at the caller's wish, and gives its place in the queue back.
     pub(crate) fn cancel(&self) -> Result<()> {
         self.check_process()?;
-        if self.events.cancel()
-            && let Some(queue) = self.queue.upgrade()
-        {
-            queue.remove(self.id);
+        if self.events.cancel() {
+            self.leave_queue();
         }
         Ok(())
+    }
+
+    /// When a limit ends it, if it gets no further until then. `None`: it has ended, or has no limit.
+    pub(crate) fn due(&self) -> Option<Due> {
+        self.limits.due(&self.events.progress())
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Ends it because of a limit, and gives its place in the queue back.
+    pub(crate) fn expire(&self, due: &Due) {
+        // First: who hears of the end may count on the place.
+        self.leave_queue();
+        let (limit, ms) = (due.limit, due.after.as_millis());
+        let failed = match self.events.progress().started {
+            Some(_) => Failed::new(Status::DecodeTimeout, format!("{limit}: {ms} ms are over while it ran")),
+            None => {
+                let message = format!("{limit}: {ms} ms are over and no worker was free; allow more, or submit less");
+                Failed::new(Status::DeadlineUnmet, message)
+            }
+        };
+        self.fail(failed);
+    }
+
+    fn leave_queue(&self) {
+        if let Some(queue) = self.queue.upgrade() {
+            queue.remove(self.id);
+        }
+    }
+
+    /// What ran and how it ended; `None` while it has not.
+    pub(crate) fn record(&self) -> Option<RunRecord> {
+        self.events.trace(|trace| RunRecord::of(trace, self.id, self.seed, &self.request))
     }
 
     pub(crate) fn fail(&self, failed: Failed) {

@@ -35,7 +35,9 @@
 //!
 //! ## Logs
 //! Through [`tracing`](https://docs.rs/tracing): llama.cpp's under the target `llama.cpp`, ours under `llamapen`. Texts of
-//! prompts and answers are never logged by llamapen. Nothing is written to stdout or stderr.
+//! prompts and answers are never logged by llamapen. Nothing is written to stdout or stderr. Requests have a span each (`pool_id`,
+//! `request`, `seed`, `worker`); their steps are `DEBUG`, their ends `INFO`, failures `WARN`; workers start and end at
+//! `INFO` and fail at `ERROR`.
 
 #![deny(unsafe_code)]
 
@@ -61,6 +63,7 @@ mod request;
 mod status;
 mod stream;
 mod supervisor;
+mod telemetry;
 mod worker;
 
 pub use build_info::{BuildInfo, build_info};
@@ -79,6 +82,7 @@ pub use request::{Fault, Message, Request};
 pub use status::Status;
 pub use stream::{Canceller, Completion, TokenStream};
 pub use supervisor::{Health, State, Supervisor, WorkerHealth};
+pub use telemetry::{Histogram, Metrics, RequestCounts, RunRecord, WorkerMetrics};
 
 /// The real model that unit tests run: `LLAMAPEN_TEST_MODEL`, which `make test` sets.
 #[cfg(test)]

@@ -135,6 +135,13 @@ pub struct Request {
     pub ignore_eos: bool,
     /// Gives every token's raw logits (one `f32` per vocabulary entry, before sampling) with it. Default: false.
     pub logits: bool,
+    /// Milliseconds from `submit` after which the request fails, 1 to 86400000: with `DeadlineUnmet` while no worker has
+    /// taken it up, with `DecodeTimeout` from then on. What was generated until then was given. Default: no limit.
+    pub timeout_ms: Option<u64>,
+    /// The same for the time from `submit` until the first token.
+    pub first_token_timeout_ms: Option<u64>,
+    /// The same for the time between two tokens, and from the last one until the end.
+    pub inter_token_timeout_ms: Option<u64>,
     /// A fault to provoke, in builds with the `fault-injection` feature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
@@ -189,6 +196,9 @@ impl Default for Request {
             echo: false,
             ignore_eos: false,
             logits: false,
+            timeout_ms: None,
+            first_token_timeout_ms: None,
+            inter_token_timeout_ms: None,
             fault: None,
         }
     }
@@ -313,6 +323,27 @@ impl Request {
         self
     }
 
+    /// Sets [`timeout_ms`](Self::timeout_ms).
+    #[must_use]
+    pub fn with_timeout_ms(mut self, ms: u64) -> Self {
+        self.timeout_ms = Some(ms);
+        self
+    }
+
+    /// Sets [`first_token_timeout_ms`](Self::first_token_timeout_ms).
+    #[must_use]
+    pub fn with_first_token_timeout_ms(mut self, ms: u64) -> Self {
+        self.first_token_timeout_ms = Some(ms);
+        self
+    }
+
+    /// Sets [`inter_token_timeout_ms`](Self::inter_token_timeout_ms).
+    #[must_use]
+    pub fn with_inter_token_timeout_ms(mut self, ms: u64) -> Self {
+        self.inter_token_timeout_ms = Some(ms);
+        self
+    }
+
     /// Sets [`fault`](Self::fault).
     #[must_use]
     pub fn with_fault(mut self, fault: Fault) -> Self {
@@ -327,6 +358,13 @@ impl Request {
             return Err(Error::invalid("max_tokens", "0 generates nothing; give at least 1 or leave it out"));
         }
         ranges::check(self)?;
+        for (field, ms) in [
+            ("timeout_ms", self.timeout_ms),
+            ("first_token_timeout_ms", self.first_token_timeout_ms),
+            ("inter_token_timeout_ms", self.inter_token_timeout_ms),
+        ] {
+            in_range(field, ms.unwrap_or(1), 1..=86_400_000)?;
+        }
         if self.fault.is_some() && !cfg!(feature = "fault-injection") {
             return Err(Error::Unsupported(
                 "fault: this build has no fault injection (cargo feature `fault-injection`)".into(),
@@ -387,6 +425,9 @@ mod tests {
             ("min_p", Request::prompt("a").with_min_p(f32::INFINITY)),
             ("repeat_penalty", Request::prompt("a").with_repeat_penalty(0.0)),
             ("max_tokens", Request::prompt("a").with_max_tokens(0)),
+            ("timeout_ms", Request::prompt("a").with_timeout_ms(0)),
+            ("first_token_timeout_ms", Request::prompt("a").with_first_token_timeout_ms(86_400_001)),
+            ("inter_token_timeout_ms", Request::prompt("a").with_inter_token_timeout_ms(u64::MAX)),
             ("messages[0].content", Request::chat([Message::user("a\0b")])),
         ];
         for (field, request) in bad {

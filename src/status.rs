@@ -56,7 +56,7 @@ pub enum Status {
     PoolUnready = 204,
     /// The pool was stopped or gave up restarting.
     PoolUnavailable = 205,
-    /// The deadline could not have been met.
+    /// A limit of the request passed before a worker took it up.
     DeadlineUnmet = 206,
     /// The pool was stopped while the request was queued or running.
     Draining = 207,
@@ -66,7 +66,7 @@ pub enum Status {
     OutOfMemory = 301,
     /// A device (GPU) failed.
     DeviceError = 302,
-    /// A deadline passed during generation.
+    /// A limit of the request passed while a worker ran it.
     DecodeTimeout = 303,
     /// The worker that ran the request failed and was restarted.
     WorkerReset = 304,

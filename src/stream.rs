@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Failed, Finished};
 use crate::event_queue::Next;
 use crate::supervisor::Job;
+use crate::telemetry::RunRecord;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -66,6 +67,15 @@ impl TokenStream {
     #[must_use]
     pub fn canceller(&self) -> Canceller {
         Canceller { job: Arc::downgrade(&self.job) }
+    }
+
+    /// What ran, with which parameters, and how it ended: `None` until it has. Needs no event to be read.
+    ///
+    /// # Errors
+    /// `Forked` in a child process made by `fork`.
+    pub fn run_record(&self) -> Result<Option<RunRecord>> {
+        self.check_process()?;
+        Ok(self.job.record())
     }
 
     /// Reads to the end and puts the text together.

@@ -61,6 +61,9 @@ class Programs(unittest.TestCase):
     def test_threads(self):
         self.run_program(TESTS / "c" / "threads.c")
 
+    def test_telemetry(self):
+        self.run_program(TESTS / "c" / "telemetry.c")
+
     def test_prepare(self):
         self.run_program(TESTS / "c" / "prepare.c")
 

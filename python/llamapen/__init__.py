@@ -20,6 +20,8 @@ from .errors import (
     Busy,
     Cancelled,
     ContextOverflow,
+    DeadlineUnmet,
+    DecodeTimeout,
     DeviceError,
     DigestMismatch,
     Forked,
@@ -43,8 +45,9 @@ from .supervisor import Supervisor
 __version__ = "0.1.0"
 
 __all__ = [
-    "Busy", "Cancelled", "Check", "ContextOverflow", "DeviceError", "DigestMismatch", "Event", "Failed", "Finished",
-    "Forked", "InvalidParams", "LlamapenError", "Logprobs", "ModelInvalid", "ModelNotFound", "OutOfMemory", "Plan",
+    "Busy", "Cancelled", "Check", "ContextOverflow", "DeadlineUnmet", "DecodeTimeout", "DeviceError", "DigestMismatch",
+    "Event", "Failed", "Finished", "Forked", "InvalidParams", "LlamapenError", "Logprobs", "ModelInvalid", "ModelNotFound",
+    "OutOfMemory", "Plan",
     "PoolUnavailable", "Preflight", "PreparedEngine", "QueueFull", "Restarted", "StaleEngine", "Started", "Step",
     "Supervisor", "Token", "TokenLogprob", "TokenStream", "Unsupported", "build_info", "config_from_flags", "devices",
     "digest", "machine", "model_info", "plan", "preflight", "prepare",

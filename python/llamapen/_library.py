@@ -9,11 +9,11 @@ import os
 import sys
 import weakref
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .errors import LlamapenError, error_class
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 # Smaller statuses are not errors: OK, EVENT, TIMEOUT, END.
 OK, EVENT, TIMEOUT, END, FIRST_ERROR = 0, 1, 2, 3, 100
 
@@ -60,10 +60,13 @@ _CALLS: Dict[str, List[Any]] = {
     "llamapen_supervisor_wait_ready": [_POINTER, ctypes.c_int64],
     "llamapen_supervisor_cancel_load": [_POINTER],
     "llamapen_supervisor_health_json": [_POINTER, _OUT],
+    "llamapen_supervisor_metrics_json": [_POINTER, _OUT],
+    "llamapen_supervisor_metrics_text": [_POINTER, _OUT],
     "llamapen_supervisor_stop": [_POINTER],
     "llamapen_submit": [_POINTER, *_TEXT, _OUT],
     "llamapen_request_next": [_POINTER, ctypes.c_int64, ctypes.POINTER(CEvent)],
     "llamapen_request_cancel": [_POINTER],
+    "llamapen_request_record_json": [_POINTER, _OUT],
 }
 _OTHERS = {
     "llamapen_status_name": (ctypes.c_char_p, [ctypes.c_int32]),
@@ -145,6 +148,13 @@ def call_text(name: str, *arguments: Any) -> str:
     text = _POINTER()
     call(name, *arguments, ctypes.byref(text))
     return _take_text(text)
+
+
+def call_text_if_any(name: str, *arguments: Any) -> Optional[str]:
+    """The same for a text that there may not be yet."""
+    text = _POINTER()
+    call(name, *arguments, ctypes.byref(text))
+    return _take_text(text) if text else None
 
 
 def call_json_and_text(name: str, *arguments: Any) -> Tuple[str, str]:

@@ -79,6 +79,14 @@ class PoolUnavailable(LlamapenError):
     """The supervisor was stopped or gave up restarting."""
 
 
+class DeadlineUnmet(LlamapenError):
+    """A limit of the request passed before a worker took it up."""
+
+
+class DecodeTimeout(LlamapenError):
+    """A limit of the request passed while a worker ran it."""
+
+
 class OutOfMemory(LlamapenError):
     """It does not fit into the memory there is, by the plan or when it was loaded."""
 
@@ -100,8 +108,10 @@ _CLASSES: Dict[int, Type[LlamapenError]] = {
     201: QueueFull,
     203: ContextOverflow,
     205: PoolUnavailable,
+    206: DeadlineUnmet,
     301: OutOfMemory,
     302: DeviceError,
+    303: DecodeTimeout,
 }
 
 

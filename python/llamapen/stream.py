@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import threading
-from typing import AsyncIterator, Iterator, Optional
+from typing import Any, AsyncIterator, Dict, Iterator, Optional
 
-from ._library import END, TIMEOUT, CEvent, Handle, call
+from ._library import END, TIMEOUT, CEvent, Handle, call, call_text_if_any
 from ._wait import SLICE_S, wait
 from .errors import Busy, Forked
 from .events import Event, Failed, Finished, Token, event_from_c
@@ -51,6 +52,13 @@ class TokenStream(Iterator[Event], AsyncIterator[Event]):
     def cancel(self) -> None:
         """Ends the request; its last event is `Failed` with `Cancelled`, unless it had ended before. Any thread."""
         call("llamapen_request_cancel", self._handle.pointer)
+
+    @property
+    def record(self) -> Optional[Dict[str, Any]]:
+        """What ran, with which parameters, how long and how it ended: versions, digests, ``seed``, ``parameters``,
+        ``usage``, ``timings``, ``reason`` or ``status``. No text of prompt or answer. ``None`` until it has ended."""
+        record = call_text_if_any("llamapen_request_record_json", self._handle.pointer)
+        return None if record is None else json.loads(record)
 
     def __iter__(self) -> TokenStream:
         return self

@@ -47,6 +47,19 @@ class Supervisor:
         health: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_health_json", handle.pointer))
         return health
 
+    def metrics(self) -> Dict[str, Any]:
+        """What was counted since the start: ``requests`` (``accepted_total``, ``rejected_total`` and ``failed_total`` by
+        status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``, ``load_ms``, ``vram_used_bytes`` (0
+        where no GPU computes), ``last_error``, and per worker tokens, slots, restarts, memory and histograms."""
+        handle = self._open()
+        metrics: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_metrics_json", handle.pointer))
+        return metrics
+
+    def prometheus(self) -> str:
+        """The same in Prometheus' text format, version 0.0.4: serve it as ``text/plain; version=0.0.4``."""
+        handle = self._open()
+        return call_text("llamapen_supervisor_metrics_text", handle.pointer)
+
     def cancel_load(self) -> None:
         """Gives up loading, if it is not done yet."""
         handle = self._open()
@@ -77,6 +90,10 @@ class Supervisor:
 
         Of what is reported: ``logprobs`` (of each token and of this many likeliest, 0 to 20), ``logits`` (false), ``echo``
         (false: the prompt's text in `Started`).
+
+        Limits in milliseconds: ``timeout_ms`` (in all), ``first_token_timeout_ms`` (both from now on),
+        ``inter_token_timeout_ms`` (between two tokens); past one the stream ends with `Failed`: `DeadlineUnmet` if no
+        worker had taken the request up, else `DecodeTimeout`.
 
         Raises `LlamapenError` where the request is refused: `InvalidParams`, `QueueFull`, `ContextOverflow`...
         """

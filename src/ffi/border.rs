@@ -58,13 +58,28 @@ pub(super) unsafe fn give_text(
     out: *mut *mut c_char,
     make: impl FnOnce() -> Result<String>,
 ) -> Result<i32> {
+    // SAFETY: the caller vouches for it.
+    unsafe { give_text_if_any(name, out, || make().map(Some)) }
+}
+
+/// The same for a text that there may not be: then `*out` is NULL.
+///
+/// # Safety
+/// `out` is NULL or may be written to.
+pub(super) unsafe fn give_text_if_any(
+    name: &str,
+    out: *mut *mut c_char,
+    make: impl FnOnce() -> Result<Option<String>>,
+) -> Result<i32> {
     if out.is_null() {
         return Err(Error::invalid(name, "is NULL; it must point to where the text goes"));
     }
     // SAFETY: as in `give`.
     unsafe {
         out.write(std::ptr::null_mut());
-        out.write(owned_text(make()?)?);
+        if let Some(text) = make()? {
+            out.write(owned_text(text)?);
+        }
     }
     Ok(LLAMAPEN_STATUS_OK)
 }

@@ -1,6 +1,6 @@
 //! Requests and their events.
 
-use super::border::{free, guard, object, timeout};
+use super::border::{free, give_text_if_any, guard, object, timeout};
 use super::error::llamapen_error;
 use super::status::{LLAMAPEN_STATUS_END, LLAMAPEN_STATUS_EVENT, LLAMAPEN_STATUS_OK, LLAMAPEN_STATUS_TIMEOUT};
 use crate::error::{Error, Result};
@@ -173,6 +173,29 @@ pub unsafe extern "C" fn llamapen_request_cancel(
     };
     // SAFETY: NULL or may be written to, as the header demands.
     unsafe { guard(error, body) }
+}
+
+/// What ran, with which parameters, how long and how it ended, as JSON: versions, digests, seed, parameters, usage, timings,
+/// and "reason" or "status". No text of prompt or answer, only a digest of the input. OK once the request has ended, whether
+/// its events were read or not; TIMEOUT and NULL before: ask again. Freed with llamapen_string_free. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_request_record_json(
+    request: *const llamapen_request,
+    json: *mut *mut c_char,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let mut ended = true;
+    let make = || {
+        // SAFETY: NULL or live, as the header demands.
+        let record = unsafe { object("request", request) }?.stream.run_record()?;
+        ended = record.is_some();
+        Ok(record.map(|record| record.to_json()))
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    match unsafe { guard(error, || give_text_if_any("json", json, make)) } {
+        LLAMAPEN_STATUS_OK if !ended => LLAMAPEN_STATUS_TIMEOUT,
+        status => status,
+    }
 }
 
 /// Frees a request, and cancels it if it has not ended; before or after its supervisor. NULL is fine.

@@ -91,6 +91,43 @@ pub unsafe extern "C" fn llamapen_supervisor_health_json(
     unsafe { guard(error, || give_text("json", json, make)) }
 }
 
+/// What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
+/// "finished_total" by reason, "cancelled_total"), "queue_depth", "load_ms", "vram_used_bytes" (0 where no GPU computes),
+/// "last_error", and per worker tokens, slots, restarts, memory and histograms of times and batch sizes. Waits for no
+/// decode. Freed with llamapen_string_free.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_metrics_json(
+    supervisor: *const llamapen_supervisor,
+    json: *mut *mut c_char,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let make = || {
+        // SAFETY: NULL or live, as the header demands.
+        let metrics = unsafe { object("supervisor", supervisor) }?.supervisor.metrics()?;
+        Ok(serde_json::to_string(&metrics).expect("plain data"))
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, || give_text("json", json, make)) }
+}
+
+/// The same in Prometheus' text format, version 0.0.4, to be served as "text/plain; version=0.0.4". Freed with
+/// llamapen_string_free.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_metrics_text(
+    supervisor: *const llamapen_supervisor,
+    text: *mut *mut c_char,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let make = || {
+        // SAFETY: NULL or live, as the header demands.
+        let metrics = unsafe { object("supervisor", supervisor) }?.supervisor.metrics()?;
+        // An error in it may quote a text with NUL, which would end it here.
+        Ok(metrics.to_prometheus().replace('\0', "\u{fffd}"))
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, || give_text("text", text, make)) }
+}
+
 /// Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_stop(
@@ -132,6 +169,10 @@ pub unsafe extern "C" fn llamapen_supervisor_free(supervisor: *mut llamapen_supe
 ///
 /// What is reported: "logprobs" (n of 0 to 20: the log probability of each token and of the n likeliest, from the raw
 /// logits), "logits" (false), "echo" (false: the prompt's text in STARTED).
+///
+/// Limits: "timeout_ms" (from submit until the end), "first_token_timeout_ms" (from submit) and "inter_token_timeout_ms"
+/// (between two tokens), 1 to 86400000, after which the request ends with FAILED: DEADLINE_UNMET if no worker had taken it
+/// up, else DECODE_TIMEOUT.
 /// Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_submit(

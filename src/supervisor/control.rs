@@ -1,14 +1,16 @@
 //! The supervisor's own thread: starts the loader and the workers, hears how they end, restarts them.
 
+use super::deadline::Deadlines;
 use super::restart::{RestartLimiter, backoff};
 use super::shared::{STOPPED, Shared, Stage, fail_all};
 use crate::error::{Error, Result};
 use crate::isolation::thread;
+use crate::job::Job;
 use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
 use crate::status::Status;
 use crate::worker::{Worker, WorkerFault};
 use crossbeam_channel::RecvTimeoutError;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,8 @@ pub(super) enum Report {
     Ready(usize),
     /// A worker ended: in order (because the queue closed), with a fault, or with the text of a panic.
     Ended(usize, Result<Result<(), WorkerFault>, String>),
+    /// A request has deadlines, or a nearer one than before.
+    Watch(Weak<Job>),
     Stop,
 }
 
@@ -58,6 +62,8 @@ struct Control {
     loader: Option<JoinHandle<()>>,
     workers: Vec<Slot>,
     limiter: RestartLimiter,
+    deadlines: Deadlines<Job>,
+    load_began: Instant,
     stopping: bool,
     /// Whether any worker was ever ready: a first start that fails is not tried again.
     was_ready: bool,
@@ -77,7 +83,18 @@ impl Control {
         let config = &shared.config;
         let limiter = RestartLimiter::new(config.max_restarts, Duration::from_millis(config.restart_window_ms));
         let workers = shared.workers.iter().map(|_| Slot::default()).collect();
-        Self { shared, model: None, loader: None, workers, limiter, stopping: false, was_ready: false }
+        let now = Instant::now();
+        Self {
+            shared,
+            model: None,
+            loader: None,
+            workers,
+            limiter,
+            deadlines: Deadlines::new(now),
+            load_began: now,
+            stopping: false,
+            was_ready: false,
+        }
     }
 
     fn run(mut self) {
@@ -88,12 +105,18 @@ impl Control {
                 return;
             }
             self.restart_due();
-            let next = self.workers.iter().filter_map(|w| w.restart_at).min();
+            self.deadlines.turn(Instant::now());
+            let next = self.workers.iter().filter_map(|w| w.restart_at).chain(self.deadlines.next()).min();
             let wait = next.map_or(TURN, |at| at.saturating_duration_since(Instant::now()).min(TURN));
             match self.shared.reports.recv_timeout(wait) {
                 Ok(Report::Loaded(result)) => self.loaded(result),
                 Ok(Report::Ready(i)) => self.ready(i),
                 Ok(Report::Ended(i, end)) => self.ended(i, end),
+                Ok(Report::Watch(job)) => {
+                    if let Some(job) = job.upgrade() {
+                        self.deadlines.watch(job.id, &job);
+                    }
+                }
                 Ok(Report::Stop) | Err(RecvTimeoutError::Disconnected) => self.stopping = true,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -121,7 +144,16 @@ impl Control {
         match result {
             Ok(Ok(loaded)) => {
                 self.shared.loading(1.0);
-                tracing::info!(model, "model loaded");
+                let (took, identity) = (self.load_began.elapsed(), &self.shared.telemetry.identity);
+                self.shared.telemetry.loaded(took);
+                let load_ms = took.as_secs_f64() * 1e3;
+                tracing::info!(
+                    pool_id = identity.pool_id,
+                    model_id = identity.model_id,
+                    model,
+                    load_ms,
+                    "model loaded"
+                );
                 self.model = Some(Arc::new(loaded));
                 if self.stopping {
                     self.model = None;
@@ -146,6 +178,16 @@ impl Control {
         let Some(model) = self.model.clone() else { return };
         let state = self.shared.workers[i].clone();
         state.beat();
+        let identity = &self.shared.telemetry.identity;
+        tracing::info!(
+            pool_id = identity.pool_id,
+            worker = i,
+            model_id = identity.model_id,
+            engine_version = identity.engine_version,
+            device_mask = identity.device_mask,
+            restart_count = state.restarts(),
+            "worker starts"
+        );
         let worker = Worker {
             index: u32::try_from(i).expect("few workers"),
             model,
@@ -167,7 +209,16 @@ impl Control {
         self.workers[i].failures = 0;
         self.shared.workers[i].set_ready(true);
         self.shared.worker_changed();
-        tracing::info!(worker = i, "worker ready");
+        let (telemetry, state) = (&self.shared.telemetry, &self.shared.workers[i]);
+        state.counters.set_backoff(Duration::ZERO);
+        tracing::info!(
+            pool_id = telemetry.identity.pool_id,
+            worker = i,
+            restart_count = state.restarts(),
+            memory_bytes = state.memory(),
+            vram_used_bytes = telemetry.vram_used_bytes(),
+            "worker ready"
+        );
     }
 
     fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, String>) {
@@ -175,7 +226,16 @@ impl Control {
         let fault = match end {
             // In order, because the queue was closed: what was still running, or was taken just before, ends here.
             Ok(Ok(())) => {
-                self.shared.workers[i].set_ready(false);
+                let state = &self.shared.workers[i];
+                state.set_ready(false);
+                tracing::info!(
+                    pool_id = self.shared.telemetry.identity.pool_id,
+                    worker = i,
+                    restart_count = state.restarts(),
+                    tokens_in_total = state.counters.tokens_in.get(),
+                    tokens_out_total = state.counters.tokens_out.get(),
+                    "worker ended"
+                );
                 let (status, message) = match self.stopping || self.shared.is_stopping() {
                     true => (Status::Draining, STOPPED),
                     false => (Status::PoolUnavailable, "the supervisor gave up; its health says why"),
@@ -193,7 +253,11 @@ impl Control {
         let was_ready = self.workers[i].failures == 0 && state.is_ready(Duration::MAX);
         state.set_ready(false);
         let message = format!("worker {i} failed: {fault}");
-        tracing::error!(worker = i, error = %fault, "worker failed");
+        tracing::error!(
+            pool_id = self.shared.telemetry.identity.pool_id, worker = i, last_error = %fault,
+            restart_count = state.restarts(), tokens_in_total = state.counters.tokens_in.get(),
+            tokens_out_total = state.counters.tokens_out.get(), "worker failed"
+        );
         fail_all(state.take_jobs(), Status::WorkerReset, &message);
         self.shared.set_last_error(message.clone());
         self.shared.worker_changed();
@@ -215,7 +279,11 @@ impl Control {
         }
         let slot = &mut self.workers[i];
         slot.failures = if was_ready { 0 } else { slot.failures + 1 };
-        slot.restart_at = Some(now + backoff(slot.failures));
+        let wait = backoff(slot.failures);
+        slot.restart_at = Some(now + wait);
+        self.shared.workers[i].counters.set_backoff(wait);
+        let backoff_ms = self.shared.workers[i].counters.backoff_ms();
+        tracing::info!(pool_id = self.shared.telemetry.identity.pool_id, worker = i, backoff_ms, "worker will restart");
     }
 
     fn restart_due(&mut self) {
@@ -232,7 +300,8 @@ impl Control {
 
     /// Ends everything for good; the reason stays in the health.
     fn give_up(&mut self, status: Status, message: String) {
-        tracing::error!(%status, message, "supervisor failed");
+        let pool_id = &self.shared.telemetry.identity.pool_id;
+        tracing::error!(pool_id, %status, last_error = message, "supervisor failed");
         self.workers.iter_mut().for_each(|w| w.restart_at = None);
         self.shared.close_queue(status, &message);
         self.shared.set_stage(Stage::Failed(status, message));

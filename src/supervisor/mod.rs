@@ -2,6 +2,7 @@
 
 mod admission;
 mod control;
+mod deadline;
 mod exit;
 mod health;
 mod queue;
@@ -9,6 +10,7 @@ mod restart;
 mod shared;
 
 pub(crate) use crate::job::Job;
+pub(crate) use deadline::{Due, Limits};
 pub use health::{Health, State, WorkerHealth};
 pub(crate) use queue::{Popped, Queue};
 
@@ -18,6 +20,8 @@ use crate::prepare::PreparedEngine;
 use crate::request::Request;
 use crate::status::Status;
 use crate::stream::TokenStream;
+use crate::telemetry::{Metrics, Trace};
+use control::Report;
 use queue::PushError;
 use shared::Shared;
 use std::sync::Arc;
@@ -67,6 +71,12 @@ impl Supervisor {
         Ok(self.shared.health())
     }
 
+    /// What was counted since the start: requests, tokens, times. Waits for no decode.
+    pub fn metrics(&self) -> Result<Metrics> {
+        self.shared.check_process()?;
+        Ok(Metrics::new(&self.shared.telemetry, self.shared.health()))
+    }
+
     /// Queues a request. What is known to be wrong with it is an error here; after `Ok` its stream ends with exactly
     /// one terminal event.
     ///
@@ -74,12 +84,31 @@ impl Supervisor {
     /// `InvalidParams`, or a [`Rejected`]: `ContextOverflow`, `QueueFull`, `PoolUnavailable`.
     pub fn submit(&self, request: Request) -> Result<TokenStream> {
         self.shared.check_process()?;
+        let queued = self.enqueue(request);
+        if let Err(error) = &queued {
+            let (telemetry, status) = (&self.shared.telemetry, error.status());
+            telemetry.rejected.add(status);
+            tracing::debug!(pool_id = telemetry.identity.pool_id, %status, last_error = %error, "request rejected");
+        }
+        queued.map(TokenStream::new)
+    }
+
+    fn enqueue(&self, request: Request) -> Result<Arc<Job>> {
         request.validate()?;
         admission::check(&request, &self.shared.prepared)?;
         let (id, seed) = (self.shared.next_id(), self.shared.prepared.seed());
-        let job = Arc::new(Job::new(id, request, seed, Arc::downgrade(&self.shared.queue)));
+        let (queue, telemetry) = (Arc::downgrade(&self.shared.queue), self.shared.telemetry.clone());
+        let job = Arc::new(Job::new(id, request, seed, queue, telemetry));
+        self.watch_later(&job);
         match self.shared.queue.push(job.clone()) {
-            Ok(()) => Ok(TokenStream::new(job)),
+            Ok(()) => {
+                if !job.limits().is_none() {
+                    let _ = self.shared.to_control.send(Report::Watch(Arc::downgrade(&job)));
+                }
+                let queue_depth = self.shared.queue.len();
+                tracing::debug!(parent: job.events.trace(Trace::span), queue_depth, "request accepted");
+                Ok(job)
+            }
             Err(PushError::Closed) => Err(self.shared.unavailable()),
             Err(PushError::Full(capacity)) => {
                 let message = format!(
@@ -87,6 +116,14 @@ impl Supervisor {
                 );
                 Err(Error::Rejected(Rejected::new(Status::QueueFull, "queue", message)))
             }
+        }
+    }
+
+    /// Has the control thread look at the deadlines again after the first token, if that can bring one nearer.
+    fn watch_later(&self, job: &Arc<Job>) {
+        if job.limits().tightens() {
+            let (to_control, watched) = (self.shared.to_control.clone(), Arc::downgrade(job));
+            job.events.on_first_token(move || drop(to_control.send(Report::Watch(watched))));
         }
     }
 

@@ -4,6 +4,7 @@
 //! has to return what is left.
 
 use crate::job::Job;
+use crate::telemetry::Trace;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ impl Queue {
         if position >= self.capacity {
             return Err(PushError::Full(self.capacity));
         }
+        job.events.trace(Trace::accepted);
         inner.waiting.push_back((job, u32::try_from(position).unwrap_or(u32::MAX)));
         self.changed.notify_one();
         Ok(())
@@ -91,9 +93,11 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::Request;
+    use crate::telemetry::Telemetry;
 
     fn job(queue: &Arc<Queue>, id: u64) -> Arc<Job> {
-        Arc::new(Job::new(id, Request::prompt("a"), None, Arc::downgrade(queue)))
+        let telemetry = Arc::new(Telemetry::new(Default::default(), 1));
+        Arc::new(Job::new(id, Request::prompt("a"), None, Arc::downgrade(queue), telemetry))
     }
 
     #[test]

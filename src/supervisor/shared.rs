@@ -12,6 +12,7 @@ use crate::job::Job;
 use crate::prepare::PreparedEngine;
 use crate::process::Process;
 use crate::status::Status;
+use crate::telemetry::Telemetry;
 use crate::worker::WorkerState;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     pub to_control: Sender<Report>,
     pub reports: Receiver<Report>,
     pub control: Mutex<Option<JoinHandle<()>>>,
+    pub telemetry: Arc<Telemetry>,
     stopping: AtomicBool,
     load_cancelled: AtomicBool,
     load_progress: AtomicU32,
@@ -62,9 +64,11 @@ pub(super) enum Stage {
 impl Shared {
     pub(super) fn new(prepared: PreparedEngine, config: SupervisorConfig) -> Self {
         let (to_control, reports) = crossbeam_channel::unbounded();
+        let telemetry = Arc::new(Telemetry::of(&prepared));
         Self {
             queue: Arc::new(Queue::new(config.queue_capacity)),
-            workers: (0..prepared.workers()).map(|_| Arc::new(WorkerState::new())).collect(),
+            workers: telemetry.workers.iter().map(|counters| Arc::new(WorkerState::new(counters.clone()))).collect(),
+            telemetry,
             prepared: Arc::new(prepared),
             config,
             to_control,

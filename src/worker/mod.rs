@@ -21,7 +21,7 @@ use crate::status::Status;
 use crate::supervisor::{Popped, Queue};
 use slot::{After, Running};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often an idle worker shows that it is alive.
 const IDLE_BEAT: Duration = Duration::from_millis(500);
@@ -228,7 +228,9 @@ impl Loop<'_> {
             let (token, last) = (running.prompt[position], position + 1 == running.prompt.len());
             self.batch.push(token, u32::try_from(position).expect("fits n_ctx"), slot as u32, last);
         }
+        let began = Instant::now();
         self.context.decode(&self.batch)?;
+        self.worker.state.counters.decoded(self.batch.len(), began.elapsed());
         running.prefilled = end;
         match running.is_prefilling() {
             true => Ok(()),
@@ -248,7 +250,9 @@ impl Loop<'_> {
         if self.batch.is_empty() {
             return Ok(());
         }
+        let began = Instant::now();
         self.context.decode(&self.batch)?;
+        self.worker.state.counters.decoded(self.batch.len(), began.elapsed());
         for (slot, output) in outputs {
             self.sample(slot, output)?;
         }

@@ -2,6 +2,7 @@
 
 use crate::heartbeat::Heartbeat;
 use crate::job::Job;
+use crate::telemetry::WorkerCounters;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -14,10 +15,11 @@ pub(crate) struct WorkerState {
     memory: AtomicU64,
     abort: Arc<AtomicI32>,
     jobs: Mutex<Vec<Arc<Job>>>,
+    pub counters: Arc<WorkerCounters>,
 }
 
 impl WorkerState {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(counters: Arc<WorkerCounters>) -> Self {
         Self {
             turns: Heartbeat::new(),
             ready: AtomicBool::new(false),
@@ -25,6 +27,7 @@ impl WorkerState {
             memory: AtomicU64::new(0),
             abort: Arc::new(AtomicI32::new(0)),
             jobs: Mutex::new(Vec::new()),
+            counters,
         }
     }
 

@@ -4,6 +4,7 @@
 pub mod child;
 pub mod filter;
 pub mod large;
+pub mod prometheus;
 pub mod traces;
 
 use llamapen::{EngineConfig, Event, Failed, FinishReason, Supervisor, SupervisorConfig, TokenStream, prepare};

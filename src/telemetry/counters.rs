@@ -1,0 +1,218 @@
+//! What is counted while requests run: atomics only.
+
+use super::histogram::AtomicHistogram;
+use crate::event::FinishReason;
+use crate::prepare::PreparedEngine;
+use crate::status::Status;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What runs, as it is named in logs, metrics and records.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Identity {
+    pub pool_id: String,
+    pub replica_id: u32,
+    pub model_id: String,
+    pub model_digests: Vec<String>,
+    pub header_digests: Vec<String>,
+    pub engine_version: String,
+    pub engine_digest: String,
+    pub device_mask: String,
+    pub slots: u32,
+    /// Whether it computes on the CPU alone, and so uses no memory of a GPU.
+    pub cpu_only: bool,
+}
+
+impl From<&PreparedEngine> for Identity {
+    fn from(engine: &PreparedEngine) -> Self {
+        Self {
+            pool_id: engine.pool_id().into(),
+            replica_id: engine.replica_id(),
+            model_id: engine.model_id().into(),
+            model_digests: engine.digest().iter().map(ToString::to_string).collect(),
+            header_digests: engine.files().iter().map(|file| file.header_digest.to_string()).collect(),
+            engine_version: engine.engine_version().into(),
+            engine_digest: engine.engine_digest().into(),
+            device_mask: engine.device_mask().to_string(),
+            slots: engine.slots(),
+            cpu_only: engine.devices().is_empty(),
+        }
+    }
+}
+
+/// The counts of one supervisor.
+pub(crate) struct Telemetry {
+    pub identity: Identity,
+    pub workers: Vec<Arc<WorkerCounters>>,
+    pub started: Instant,
+    pub accepted: Counter,
+    pub cancelled: Counter,
+    pub rejected: ByStatus,
+    pub failed: ByStatus,
+    finished: [Counter; REASONS.len()],
+    /// Microseconds; 0 until the model is loaded.
+    load_us: AtomicU64,
+}
+
+impl Telemetry {
+    pub(crate) fn new(identity: Identity, workers: u32) -> Self {
+        Self {
+            identity,
+            workers: (0..workers).map(|_| Arc::default()).collect(),
+            started: Instant::now(),
+            accepted: Counter::default(),
+            cancelled: Counter::default(),
+            rejected: ByStatus::default(),
+            failed: ByStatus::default(),
+            finished: Default::default(),
+            load_us: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn of(engine: &PreparedEngine) -> Self {
+        Self::new(engine.into(), engine.workers())
+    }
+
+    pub(super) fn count_finished(&self, reason: FinishReason) {
+        self.finished[place(reason)].add(1);
+    }
+
+    pub(super) fn finished(&self) -> BTreeMap<&'static str, u64> {
+        REASONS.into_iter().zip(&self.finished).map(|(name, count)| (name, count.get())).collect()
+    }
+
+    pub(crate) fn loaded(&self, took: Duration) {
+        self.load_us.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+    }
+
+    pub(super) fn load_ms(&self) -> Option<f64> {
+        match self.load_us.load(Ordering::Relaxed) {
+            0 => None,
+            us => Some(us as f64 / 1e3),
+        }
+    }
+
+    /// 0 where no GPU computes; `None`: not known.
+    pub(crate) fn vram_used_bytes(&self) -> Option<u64> {
+        self.identity.cpu_only.then_some(0)
+    }
+}
+
+/// Names of the reasons, at their [`place`].
+const REASONS: [&str; 2] = ["stop", "length"];
+
+/// A new reason needs its place here, and its name above.
+fn place(reason: FinishReason) -> usize {
+    match reason {
+        FinishReason::Stop => 0,
+        FinishReason::Length => 1,
+    }
+}
+
+/// The counts of one worker, over all its restarts.
+pub(crate) struct WorkerCounters {
+    pub tokens_in: Counter,
+    pub tokens_cached: Counter,
+    pub tokens_out: Counter,
+    pub latency_queue: AtomicHistogram,
+    pub latency_first_token: AtomicHistogram,
+    pub latency_inter_token: AtomicHistogram,
+    pub latency_decode: AtomicHistogram,
+    pub batch_tokens: AtomicHistogram,
+    pub batch_time: AtomicHistogram,
+    backoff_ms: AtomicU64,
+}
+
+impl Default for WorkerCounters {
+    fn default() -> Self {
+        Self {
+            tokens_in: Counter::default(),
+            tokens_cached: Counter::default(),
+            tokens_out: Counter::default(),
+            latency_queue: AtomicHistogram::of_ms(),
+            latency_first_token: AtomicHistogram::of_ms(),
+            latency_inter_token: AtomicHistogram::of_ms(),
+            latency_decode: AtomicHistogram::of_ms(),
+            batch_tokens: AtomicHistogram::of_tokens(),
+            batch_time: AtomicHistogram::of_ms(),
+            backoff_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+impl WorkerCounters {
+    /// The worker called the engine once, with so many tokens.
+    pub(crate) fn decoded(&self, tokens: usize, took: Duration) {
+        self.batch_tokens.add(tokens as f64);
+        self.batch_time.add_time(took);
+    }
+
+    /// How long it waits for its restart; 0 once it is ready.
+    pub(crate) fn set_backoff(&self, wait: Duration) {
+        self.backoff_ms.store(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn backoff_ms(&self) -> u64 {
+        self.backoff_ms.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One counter per status.
+pub(crate) struct ByStatus([Counter; Status::ALL.len()]);
+
+impl Default for ByStatus {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl ByStatus {
+    pub(crate) fn add(&self, status: Status) {
+        let place = Status::ALL.iter().position(|known| *known == status).expect("every status is in ALL");
+        self.0[place].add(1);
+    }
+
+    /// Those that happened, by name.
+    pub(super) fn seen(&self) -> BTreeMap<&'static str, u64> {
+        let named = Status::ALL.iter().zip(&self.0).map(|(status, count)| (status.name(), count.get()));
+        named.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_counted_under_their_names_in_json() {
+        for reason in [FinishReason::Stop, FinishReason::Length] {
+            let telemetry = Telemetry::new(Identity::default(), 0);
+            telemetry.count_finished(reason);
+            let name = serde_json::to_value(reason).unwrap();
+            assert_eq!(telemetry.finished()[name.as_str().unwrap()], 1);
+        }
+    }
+
+    #[test]
+    fn every_status_has_its_counter() {
+        let counts = ByStatus::default();
+        Status::ALL.iter().for_each(|status| counts.add(*status));
+        assert_eq!(counts.seen().len(), Status::ALL.len());
+        assert!(counts.seen().values().all(|count| *count == 1));
+    }
+}
