@@ -3,7 +3,7 @@
 mod logit_bias;
 mod ranges;
 
-use crate::config::from_json;
+use crate::config::{from_json, in_range};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 

@@ -101,13 +101,15 @@ impl Telemetry {
 }
 
 /// Names of the reasons, at their [`place`].
-const REASONS: [&str; 2] = ["stop", "length"];
+const REASONS: [&str; 4] = ["stop", "length", "stop_string", "stop_token"];
 
 /// A new reason needs its place here, and its name above.
 fn place(reason: FinishReason) -> usize {
     match reason {
         FinishReason::Stop => 0,
         FinishReason::Length => 1,
+        FinishReason::StopString => 2,
+        FinishReason::StopToken => 3,
     }
 }
 
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn reasons_are_counted_under_their_names_in_json() {
-        for reason in [FinishReason::Stop, FinishReason::Length] {
+        for reason in [FinishReason::Stop, FinishReason::Length, FinishReason::StopString, FinishReason::StopToken] {
             let telemetry = Telemetry::new(Identity::default(), 0);
             telemetry.count_finished(reason);
             let name = serde_json::to_value(reason).unwrap();
