@@ -6,7 +6,9 @@ use crate::event_queue::EventQueue;
 use crate::process::Process;
 use crate::request::Request;
 use crate::supervisor::Queue;
-use std::sync::Weak;
+use crate::worker::WorkerState;
+use parking_lot::Mutex;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 pub(crate) struct Job {
@@ -16,8 +18,23 @@ pub(crate) struct Job {
     pub seed: u64,
     pub submitted: Instant,
     pub events: EventQueue,
+    /// The worker that decodes a piece of its prompt right now, and of nothing else.
+    prefilling: Mutex<Option<Arc<WorkerState>>>,
     queue: Weak<Queue>,
     process: Process,
+}
+
+/// While it lives, a cancel ends the worker's decode.
+pub(crate) struct Prefilling<'a>(&'a Job);
+
+impl Drop for Prefilling<'_> {
+    fn drop(&mut self) {
+        // Under the lock: whoever cancels afterwards finds nobody, and cannot end a decode of others.
+        let mut prefilling = self.0.prefilling.lock();
+        if let Some(worker) = prefilling.take() {
+            worker.piece_is_over();
+        }
+    }
 }
 
 impl Job {
@@ -25,18 +42,43 @@ impl Job {
     pub(crate) fn new(id: u64, request: Request, seed: Option<u64>, queue: Weak<Queue>) -> Self {
         let seed = request.seed.or(seed).unwrap_or_else(draw_seed);
         let (submitted, process) = (Instant::now(), Process::current());
-        Self { id, request, seed, submitted, events: EventQueue::default(), queue, process }
+        Self {
+            id,
+            request,
+            seed,
+            submitted,
+            events: EventQueue::default(),
+            prefilling: Mutex::default(),
+            queue,
+            process,
+        }
     }
 
     /// Ends it at the caller's wish, and gives its place in the queue back.
     pub(crate) fn cancel(&self) -> Result<()> {
         self.check_process()?;
-        if self.events.cancel()
-            && let Some(queue) = self.queue.upgrade()
-        {
-            queue.remove(self.id);
+        if self.events.cancel() {
+            if let Some(queue) = self.queue.upgrade() {
+                queue.remove(self.id);
+            }
+            self.interrupt();
         }
         Ok(())
+    }
+
+    /// `worker` decodes a piece of its prompt, alone, until the result is dropped. `None` if the request has ended.
+    pub(crate) fn prefilling(&self, worker: &Arc<WorkerState>) -> Option<Prefilling<'_>> {
+        *self.prefilling.lock() = Some(worker.clone());
+        let prefilling = Prefilling(self);
+        // Looked at after it can be interrupted, so that no cancel is lost in between.
+        (!self.events.is_closed()).then_some(prefilling)
+    }
+
+    /// Ends the decode of its prompt's piece, if one runs. To be called after its terminal event.
+    pub(crate) fn interrupt(&self) {
+        if let Some(worker) = &*self.prefilling.lock() {
+            worker.abort_piece();
+        }
     }
 
     pub(crate) fn fail(&self, failed: Failed) {

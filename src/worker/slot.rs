@@ -13,13 +13,15 @@ use std::time::Instant;
 pub(super) struct Running {
     pub job: Arc<Job>,
     pub prompt: Vec<i32>,
-    /// Prompt tokens that are in the KV cache.
+    /// Prompt tokens that are in the KV cache, also those that were there before.
     pub prefilled: usize,
     /// The token to decode next, once the prompt is done.
     pub last: i32,
     pub generated: u32,
     /// Most tokens to generate.
     pub limit: u32,
+    /// Tokens of its prompt that are decoded at a time.
+    pub piece: usize,
     sampler: Sampler,
     text: Utf8Stream,
     started: Instant,
@@ -34,7 +36,7 @@ pub(super) enum After {
 }
 
 impl Running {
-    pub(super) fn new(job: Arc<Job>, prompt: Vec<i32>, limit: u32, sampler: Sampler) -> Self {
+    pub(super) fn new(job: Arc<Job>, prompt: Vec<i32>, limit: u32, piece: usize, sampler: Sampler) -> Self {
         Self {
             job,
             prompt,
@@ -42,6 +44,7 @@ impl Running {
             last: 0,
             generated: 0,
             limit,
+            piece,
             sampler,
             text: Utf8Stream::default(),
             started: Instant::now(),
@@ -104,11 +107,15 @@ impl Running {
     }
 
     #[cfg(feature = "fault-injection")]
-    fn inject_fault(&self) -> Result<(), WorkerFault> {
+    fn inject_fault(&mut self) -> Result<(), WorkerFault> {
         use crate::request::Fault;
         match self.job.request.fault {
             Some(Fault::Panic) => panic!("injected panic"),
             Some(Fault::CppException) => Ok(crate::native::throw_exception()?),
+            Some(Fault::BadToken) => {
+                self.last = i32::MAX;
+                Ok(())
+            }
             None => Ok(()),
         }
     }
