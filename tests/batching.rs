@@ -2,7 +2,7 @@
 
 mod support;
 
-use llamapen::{EngineConfig, Event, Request, Status, Supervisor, SupervisorConfig, TokenStream, WorkerHealth};
+use llamapen::{EngineConfig, Event, Request, Status, Supervisor, SupervisorConfig, TokenStream, WorkerHealth, prepare};
 use std::time::Duration;
 use support::{Answer, read};
 
@@ -42,6 +42,24 @@ fn thirty_two_at_once_answer_as_each_does_alone() {
         assert_eq!(&read(stream).unwrap(), alone);
     }
     support::eventually("nothing is kept", || worker(&supervisor).kv_used == 0);
+}
+
+/// Long enough that other batch shapes would give other bits.
+#[test]
+fn neighbours_change_no_bit_of_a_long_prompt() {
+    let config = support::config().with_slots(4).with_n_ubatch(128).with_prefix_cache(false);
+    let supervisor = support::start_with(&config, patient());
+    let request = greedy(words(0, 400)).with_max_tokens(12).with_logits(true);
+    let (alone, _) = logits(&supervisor, &request);
+    // Two generate all the time, a third has its prompt processed in turns with this one.
+    let mut others: Vec<_> = (1..3).map(|i| supervisor.submit(greedy(words(i, 9))).unwrap()).collect();
+    for other in &mut others {
+        while !matches!(other.next(), Some(Event::Token(_))) {}
+    }
+    others.push(supervisor.submit(greedy(words(3, 500))).unwrap());
+    let (beside, _) = logits(&supervisor, &request);
+    assert_eq!((worker(&supervisor).active, beside.len()), (3, 12), "the others still run");
+    assert!(alone == beside, "neighbours changed the bits");
 }
 
 #[test]
@@ -123,6 +141,11 @@ fn a_prefix_that_lost_its_slot_comes_back_from_the_store() {
     let (restored, cached) = logits(&supervisor, &first());
     assert_eq!((cached, cold.len()), (299, 8));
     assert!(restored == warm, "a restored state differs from the one that was saved");
+    // It is part of the memory plan, and means nothing without the cache.
+    let overhead = |config: &EngineConfig| prepare(config).unwrap().memory().host().overhead;
+    assert_eq!(overhead(&config), overhead(&support::config()) + (64 << 20));
+    let useless = prepare(&config.clone().with_prefix_cache(false)).unwrap_err();
+    assert_eq!(useless.status(), Status::InvalidParams, "{useless}");
     // A budget that no state fits in saves nothing.
     let small = support::start(&config.with_prefix_store_bytes(1 << 10));
     let cached = [1, 2, 1].map(|seed| run(&small, greedy(words(seed, 300)).with_max_tokens(1)).cached_tokens);
@@ -174,6 +197,21 @@ fn states_are_continued_whole_or_not_at_all() {
         cancelled.next();
         cancelled.cancel().unwrap();
         assert_eq!(run(&supervisor, greedy(tokens(100)).with_max_tokens(4)).tokens, first.tokens, "{name}");
+    }
+}
+
+/// Behind its window of 512 such a model has forgotten what a cut would need.
+#[test]
+fn a_window_that_moved_on_is_not_cut() {
+    let tokens = |n: i32| (0..n).map(|i| 3 + i % 7).collect::<Vec<_>>();
+    for (full, expected) in [(false, 0), (true, 399)] {
+        let config = EngineConfig::new(support::synthetic().join("gemma3.gguf")).with_threads(1).with_n_ubatch(32);
+        let supervisor = support::start(&config.with_n_ctx(1024).with_swa_full(full));
+        run(&supervisor, greedy(tokens(1000)).with_max_tokens(1));
+        assert_eq!(run(&supervisor, greedy(tokens(400)).with_max_tokens(1)).cached_tokens, expected, "full: {full}");
+        run(&supervisor, greedy(tokens(1000)).with_max_tokens(1));
+        let longer = run(&supervisor, greedy([tokens(1000), vec![3, 4]].concat()).with_max_tokens(1));
+        assert_eq!(longer.cached_tokens, 1000, "nothing has to be cut");
     }
 }
 
