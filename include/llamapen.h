@@ -168,6 +168,11 @@
 #define LLAMAPEN_STATUS_POISONED_REQUEST 305
 
 /**
+ * The engine could not decode this request; the worker and its other requests go on.
+ */
+#define LLAMAPEN_STATUS_DECODE_FAILED 306
+
+/**
  * A defect of llamapen: please report it.
  */
 #define LLAMAPEN_STATUS_INTERNAL 400
@@ -418,6 +423,9 @@ int32_t llamapen_config_from_flags(const char *const *flags,
  *                      "q4_1", "q4_0" or "iq4_nl". A quantized kv_type_v needs flash attention.
  *   "flash_attention"  true or false; true, except for models that cannot.
  *   "swa_full"         true: layers with a sliding window remember every position; false.
+ *   "prefix_cache"     true (default): slots keep what they computed, and a request that begins as an earlier one decodes
+ *                      only the rest ("cached_tokens" of its STARTED event).
+ *   "prefix_store_bytes"  host memory for saved beginnings whose slots were needed for other requests; 0: none are saved.
  *   "devices"          GPUs that may be used: "auto" (default), "none", or indices such as "0,1", the main one first.
  *   "require_gpu"      true: fail where there is no usable GPU, instead of using the CPU; false.
  *   "n_gpu_layers"     layers on GPUs, the output layer counted as one; all, where GPUs are used.
@@ -521,7 +529,8 @@ int32_t llamapen_preflight(const char *config,
  * Starts to load the model and returns at once. Requests may be submitted right away.
  *
  * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "max_restarts" (10) within
- * "restart_window_ms" (60000), "stall_limit_ms" (30000). Unknown keys are refused by name.
+ * "restart_window_ms" (60000), "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams
+ * wait for a piece of another request's prompt. Unknown keys are refused by name.
  * Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
  */
 int32_t llamapen_supervisor_start(const struct llamapen_engine *engine,

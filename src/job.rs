@@ -8,6 +8,8 @@ use crate::request::Request;
 use crate::status::Status;
 use crate::supervisor::{Due, Limits, Queue};
 use crate::telemetry::{RunRecord, Telemetry, Trace};
+use crate::worker::WorkerState;
+use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -19,8 +21,23 @@ pub(crate) struct Job {
     pub submitted: Instant,
     pub events: EventQueue,
     limits: Limits,
+    /// The worker that decodes a piece of its prompt right now, and of nothing else.
+    prefilling: Mutex<Option<Arc<WorkerState>>>,
     queue: Weak<Queue>,
     process: Process,
+}
+
+/// While it lives, a cancel ends the worker's decode.
+pub(crate) struct Prefilling<'a>(&'a Job);
+
+impl Drop for Prefilling<'_> {
+    fn drop(&mut self) {
+        // Under the lock: whoever cancels afterwards finds nobody, and cannot end a decode of others.
+        let mut prefilling = self.0.prefilling.lock();
+        if let Some(worker) = prefilling.take() {
+            worker.piece_is_over();
+        }
+    }
 }
 
 impl Job {
@@ -36,7 +53,7 @@ impl Job {
         let (submitted, process) = (Instant::now(), Process::current());
         let events = EventQueue::new(Trace::new(telemetry, id, seed, submitted));
         let limits = Limits::from(&request);
-        Self { id, request, seed, submitted, events, limits, queue, process }
+        Self { id, request, seed, submitted, events, limits, prefilling: Mutex::default(), queue, process }
     }
 
     /// Ends it at the caller's wish, and gives its place in the queue back.
@@ -44,6 +61,7 @@ impl Job {
         self.check_process()?;
         if self.events.cancel() {
             self.leave_queue();
+            self.interrupt();
         }
         Ok(())
     }
@@ -70,6 +88,7 @@ impl Job {
             }
         };
         self.fail(failed);
+        self.interrupt();
     }
 
     fn leave_queue(&self) {
@@ -81,6 +100,21 @@ impl Job {
     /// What ran and how it ended; `None` while it has not.
     pub(crate) fn record(&self) -> Option<RunRecord> {
         self.events.trace(|trace| RunRecord::of(trace, self.id, self.seed, &self.request))
+    }
+
+    /// `worker` decodes a piece of its prompt, alone, until the result is dropped. `None` if the request has ended.
+    pub(crate) fn prefilling(&self, worker: &Arc<WorkerState>) -> Option<Prefilling<'_>> {
+        *self.prefilling.lock() = Some(worker.clone());
+        let prefilling = Prefilling(self);
+        // Looked at after it can be interrupted, so that no cancel is lost in between.
+        (!self.events.is_closed()).then_some(prefilling)
+    }
+
+    /// Ends the decode of its prompt's piece, if one runs. To be called after its terminal event.
+    pub(crate) fn interrupt(&self) {
+        if let Some(worker) = &*self.prefilling.lock() {
+            worker.abort_piece();
+        }
     }
 
     pub(crate) fn fail(&self, failed: Failed) {

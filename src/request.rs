@@ -156,6 +156,8 @@ pub enum Fault {
     Panic,
     /// A C++ exception inside the shim.
     CppException,
+    /// A token that llama.cpp refuses, in the batch that all running requests share.
+    BadToken,
 }
 
 impl Default for Request {

@@ -72,6 +72,8 @@ pub enum Status {
     WorkerReset = 304,
     /// The request was running in two failures of a worker and is not tried again.
     PoisonedRequest = 305,
+    /// The engine could not decode this request; the worker and its other requests go on.
+    DecodeFailed = 306,
     /// A defect of llamapen: please report it.
     Internal = 400,
 }
@@ -106,6 +108,7 @@ impl Status {
         Status::DecodeTimeout,
         Status::WorkerReset,
         Status::PoisonedRequest,
+        Status::DecodeFailed,
         Status::Internal,
     ];
 
@@ -158,6 +161,7 @@ impl Status {
             Status::DecodeTimeout => "DECODE_TIMEOUT\0",
             Status::WorkerReset => "WORKER_RESET\0",
             Status::PoisonedRequest => "POISONED_REQUEST\0",
+            Status::DecodeFailed => "DECODE_FAILED\0",
             Status::Internal => "INTERNAL\0",
         }
     }

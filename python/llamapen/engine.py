@@ -55,6 +55,8 @@ class PreparedEngine:
     kv_type_v = _Decided[str]("Element type of the values in the KV cache.")
     flash_attention = _Decided[bool]("Whether flash attention is used.")
     swa_full = _Decided[bool]("Whether layers with a sliding window remember every position.")
+    prefix_cache = _Decided[bool]("Whether slots keep what they computed for requests that begin alike.")
+    prefix_store_bytes = _Decided[int]("Host memory for saved beginnings, in bytes.")
     devices = _Decided[List[int]]("Indices of the GPUs that are used, the main one first; empty on the CPU.")
     device_mask = _Decided[str]("The same in the form of a configuration.")
     require_gpu = _Decided[bool]("Whether a GPU is a must.")
@@ -129,6 +131,8 @@ def prepare(
     * ``n_ubatch``: tokens per micro-batch (1 to 4096; 256).
     * ``kv_type_k``, ``kv_type_v``: of the KV cache: ``f32``, ``f16`` (default), ``bf16``, ``q8_0``, ``q5_1``, ``q5_0``,
       ``q4_1``, ``q4_0``, ``iq4_nl``. ``flash_attention`` (true where possible), ``swa_full`` (false).
+    * ``prefix_cache``: slots keep what they computed, and a request that begins as an earlier one decodes only the rest
+      (true); ``prefix_store_bytes``: memory for saved beginnings whose slots were needed otherwise (0).
     * ``devices``: ``"auto"``, ``"none"`` or indices such as ``"0,1"``; ``require_gpu`` (false), ``n_gpu_layers`` (all),
       ``tensor_split`` such as ``"3,1"`` (by memory).
     * ``memory_limit``: bytes besides mapped weights (what the machine allows). ``shrink``: what may be reduced to fit, each

@@ -25,7 +25,8 @@ class Supervisor:
 
     def __init__(self, engine: PreparedEngine, **config: Any) -> None:
         """``config``: ``queue_capacity`` (waiting requests, default 256), ``max_restarts`` (of workers, default 10)
-        within ``restart_window_ms`` (60000), ``stall_limit_ms`` (30000)."""
+        within ``restart_window_ms`` (60000), ``stall_limit_ms`` (30000), ``max_stall_ms``: longest time that running
+        streams wait for a piece of another request's prompt (10 to 60000; 100)."""
         options = encode(config)
         pointer = engine._handle.pointer
         self._handle: Optional[Handle] = create(

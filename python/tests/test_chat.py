@@ -117,6 +117,15 @@ class Sampling(unittest.TestCase):
     def test_tokens_as_input(self):
         self.assertEqual(started(tokens=[1, 100, 200, 300]).prompt_tokens, 4)
 
+    def test_a_prompt_that_is_known_is_not_decoded_again(self):
+        with support.llamapen.Supervisor(support.engine(n_ctx=512), max_stall_ms=50) as supervisor:
+            params = {"tokens": list(range(1000, 1100)), "max_tokens": 1}
+            self.assertEqual([list(supervisor.submit(**params))[0].cached_tokens for _ in range(2)], [0, 99])
+            worker = supervisor.health()["workers"][0]
+            self.assertEqual((worker["kv_total"], worker["prefill_piece"], worker["prefix_store_used"]), (512, 256, 0))
+        with support.llamapen.Supervisor(support.engine(n_ctx=512, prefix_cache=False)) as supervisor:
+            self.assertEqual([list(supervisor.submit(**params))[0].cached_tokens for _ in range(2)], [0, 0])
+
     def test_logits(self):
         n_vocab = support.engine().info["n_vocab"]
         events = list(support.supervisor().submit("Hello", temperature=0, max_tokens=4, logits=True))

@@ -57,6 +57,14 @@ pub struct EngineConfig {
     /// Whether layers with a sliding window remember every position and not only the window. Default: false.
     #[serde(default)]
     pub swa_full: bool,
+    /// Whether slots keep what they computed, so that a request which begins as an earlier one decodes only the rest. Where
+    /// requests are not `deterministic`, that may change late bits of long answers. Default: true.
+    #[serde(default = "yes")]
+    pub prefix_cache: bool,
+    /// Bytes of host memory, for all workers together, that saved beginnings may take whose slots were needed for other
+    /// requests; 0: none are saved. Default: 0.
+    #[serde(default)]
+    pub prefix_store_bytes: u64,
     /// GPUs that may be used: `auto`, `none`, or indices such as `0,1`. Default: `auto`.
     #[serde(default)]
     pub devices: DeviceMask,
@@ -210,6 +218,8 @@ impl EngineConfig {
             kv_type_v: None,
             flash_attention: None,
             swa_full: false,
+            prefix_cache: true,
+            prefix_store_bytes: 0,
             devices: DeviceMask::Auto,
             require_gpu: false,
             n_gpu_layers: None,
@@ -254,6 +264,8 @@ impl EngineConfig {
         with_slots, slots: u32 => Some(slots);
         with_flash_attention, flash_attention: bool => Some(flash_attention);
         with_swa_full, swa_full: bool => swa_full;
+        with_prefix_cache, prefix_cache: bool => prefix_cache;
+        with_prefix_store_bytes, prefix_store_bytes: u64 => prefix_store_bytes;
         with_devices, devices: DeviceMask => devices;
         with_require_gpu, require_gpu: bool => require_gpu;
         with_n_gpu_layers, n_gpu_layers: u32 => Some(n_gpu_layers);

@@ -45,6 +45,8 @@ const FLAGS: &[Flag] = &[
     flag("kv_type_v", &["-ctv", "--cache-type-v", "--type-v"], Kind::Text),
     flag("flash_attention", &["-fa", "--flash-attn"], Kind::OnOffAuto),
     flag("swa_full", &[], Kind::Switch),
+    flag("prefix_cache", &["--cache-prompt"], Kind::Switch),
+    flag("prefix_store_bytes", &[], Kind::Number),
     flag("devices", &["-dev", "--device", "--device-mask"], Kind::Text),
     flag("require_gpu", &["--gpu-only"], Kind::Switch),
     flag("n_gpu_layers", &["-ngl", "--ngl", "--gpu-layers"], Kind::NumberOr(&["all", "auto", "-1", "-2"])),
@@ -309,6 +311,8 @@ mod tests {
             .with_kv_types(KvType::Q8_0, KvType::Q4_0)
             .with_flash_attention(false)
             .with_swa_full(true)
+            .with_prefix_cache(false)
+            .with_prefix_store_bytes(1 << 30)
             .with_devices("1,0".parse().unwrap())
             .with_require_gpu(true)
             .with_n_gpu_layers(7)

@@ -18,11 +18,21 @@ pub struct SupervisorConfig {
     pub restart_window_ms: u64,
     /// A worker whose loop has not turned for this many milliseconds is reported as not ready. Default: 30000.
     pub stall_limit_ms: u64,
+    /// Longest time in milliseconds, 10 to 60000, that running streams wait for a piece of another request's prompt and
+    /// one decode of their own. Each worker with several slots measures at its start how large pieces may be, and uses
+    /// that size for every prompt. Smaller stalls less and prefills slower. Default: 100.
+    pub max_stall_ms: u64,
 }
 
 impl Default for SupervisorConfig {
     fn default() -> Self {
-        Self { queue_capacity: 256, max_restarts: 10, restart_window_ms: 60_000, stall_limit_ms: 30_000 }
+        Self {
+            queue_capacity: 256,
+            max_restarts: 10,
+            restart_window_ms: 60_000,
+            stall_limit_ms: 30_000,
+            max_stall_ms: 100,
+        }
     }
 }
 
@@ -47,11 +57,19 @@ impl SupervisorConfig {
         self
     }
 
+    /// Sets [`max_stall_ms`](Self::max_stall_ms).
+    #[must_use]
+    pub fn with_max_stall(mut self, limit: Duration) -> Self {
+        self.max_stall_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
     /// Refuses values outside their ranges.
     pub fn validate(&self) -> Result<()> {
         in_range("queue_capacity", self.queue_capacity, 1..=65_536)?;
         in_range("restart_window_ms", self.restart_window_ms, 1..=86_400_000)?;
-        in_range("stall_limit_ms", self.stall_limit_ms, 100..=86_400_000)
+        in_range("stall_limit_ms", self.stall_limit_ms, 100..=86_400_000)?;
+        in_range("max_stall_ms", self.max_stall_ms, 10..=60_000)
     }
 }
 

@@ -33,6 +33,9 @@ pub struct llamapen_engine {
 ///                      "q4_1", "q4_0" or "iq4_nl". A quantized kv_type_v needs flash attention.
 ///   "flash_attention"  true or false; true, except for models that cannot.
 ///   "swa_full"         true: layers with a sliding window remember every position; false.
+///   "prefix_cache"     true (default): slots keep what they computed, and a request that begins as an earlier one decodes
+///                      only the rest ("cached_tokens" of its STARTED event).
+///   "prefix_store_bytes"  host memory for saved beginnings whose slots were needed for other requests; 0: none are saved.
 ///   "devices"          GPUs that may be used: "auto" (default), "none", or indices such as "0,1", the main one first.
 ///   "require_gpu"      true: fail where there is no usable GPU, instead of using the CPU; false.
 ///   "n_gpu_layers"     layers on GPUs, the output layer counted as one; all, where GPUs are used.

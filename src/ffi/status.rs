@@ -58,6 +58,8 @@ pub const LLAMAPEN_STATUS_DECODE_TIMEOUT: i32 = 303;
 pub const LLAMAPEN_STATUS_WORKER_RESET: i32 = 304;
 /// The request was running in two failures of a worker and is not tried again.
 pub const LLAMAPEN_STATUS_POISONED_REQUEST: i32 = 305;
+/// The engine could not decode this request; the worker and its other requests go on.
+pub const LLAMAPEN_STATUS_DECODE_FAILED: i32 = 306;
 /// A defect of llamapen: please report it.
 pub const LLAMAPEN_STATUS_INTERNAL: i32 = 400;
 

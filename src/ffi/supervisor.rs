@@ -19,7 +19,8 @@ pub struct llamapen_supervisor {
 /// Starts to load the model and returns at once. Requests may be submitted right away.
 ///
 /// config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "max_restarts" (10) within
-/// "restart_window_ms" (60000), "stall_limit_ms" (30000). Unknown keys are refused by name.
+/// "restart_window_ms" (60000), "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams
+/// wait for a piece of another request's prompt. Unknown keys are refused by name.
 /// Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_start(

@@ -60,8 +60,8 @@ impl Batch {
     /// Adds a token; returns its index, by which [`Context::logits`] finds its logits if `output`.
     pub(crate) fn push(&mut self, token: i32, position: u32, sequence: u32, output: bool) -> usize {
         self.tokens.push(token);
-        self.positions.push(i32::try_from(position).expect("prepare() bounds n_ctx"));
-        self.sequences.push(i32::try_from(sequence).expect("prepare() bounds slots"));
+        self.positions.push(index(position));
+        self.sequences.push(index(sequence));
         self.outputs.push(i8::from(output));
         self.tokens.len() - 1
     }
@@ -129,13 +129,66 @@ impl Context {
         }
     }
 
+    /// Forgets the positions of a sequence from `from` on; from 0 on always succeeds. False: its memory cannot go back
+    /// there, and must be cleared.
+    pub(crate) fn cut(&mut self, sequence: u32, from: u32) -> Result<bool, NativeError> {
+        let (sequence, from) = (index(sequence), index(from));
+        // SAFETY: the context is alive.
+        let done =
+            error::value(|e| unsafe { sys::lp_seq_cut(self.raw.as_ptr(), sequence, from, e) }, |done| *done < 0)?;
+        Ok(done == 1)
+    }
+
     /// Forgets a whole sequence.
     pub(crate) fn clear(&mut self, sequence: u32) -> Result<(), NativeError> {
-        let sequence = i32::try_from(sequence).expect("prepare() bounds slots");
-        // SAFETY: the context is alive. A whole sequence can be forgotten by every kind of memory.
-        error::value(|e| unsafe { sys::lp_seq_remove(self.raw.as_ptr(), sequence, -1, -1, e) }, |done| !done)?;
+        self.cut(sequence, 0).map(drop)
+    }
+
+    /// Whether the memory of a sequence has every position since the first, so that it can be cut anywhere. Windows
+    /// forget what is behind them, and states keep the last position only.
+    pub(crate) fn is_whole(&self, sequence: u32) -> Result<bool, NativeError> {
+        let sequence = index(sequence);
+        // SAFETY: the context is alive.
+        let first =
+            error::value(|e| unsafe { sys::lp_seq_first(self.raw.as_ptr(), sequence, e) }, |first| *first == -2)?;
+        Ok(first <= 0)
+    }
+
+    /// Writes the state of a sequence into `bytes`, replacing what is there.
+    pub(crate) fn save(&mut self, sequence: u32, bytes: &mut Vec<u8>) -> Result<(), NativeError> {
+        let size = self.state_size(sequence)?;
+        bytes.resize(size, 0);
+        let sequence = index(sequence);
+        // SAFETY: the context is alive, `bytes` holds `size`.
+        let written = error::value(
+            |e| unsafe { sys::lp_state_save(self.raw.as_ptr(), sequence, bytes.as_mut_ptr(), size, e) },
+            |n| *n == 0,
+        )?;
+        bytes.truncate(written);
         Ok(())
     }
+
+    /// Bytes that [`save`](Self::save) would write.
+    pub(crate) fn state_size(&mut self, sequence: u32) -> Result<usize, NativeError> {
+        let sequence = index(sequence);
+        // SAFETY: the context is alive.
+        error::value(|e| unsafe { sys::lp_state_size(self.raw.as_ptr(), sequence, e) }, |n| *n == 0)
+    }
+
+    /// Makes what [`save`](Self::save) wrote the state of a sequence. After an error the sequence is empty.
+    pub(crate) fn load(&mut self, sequence: u32, bytes: &[u8]) -> Result<(), NativeError> {
+        let sequence = index(sequence);
+        let load = |e: *mut sys::lp_error| {
+            // SAFETY: the context is alive, the bytes come from `save` of a context of the same model and parameters.
+            unsafe { sys::lp_state_load(self.raw.as_ptr(), sequence, bytes.as_ptr(), bytes.len(), e) }
+        };
+        error::value(load, |done| !done).map(drop)
+    }
+}
+
+/// A sequence or a position as llama.cpp counts them.
+fn index(n: u32) -> i32 {
+    i32::try_from(n).expect("prepare() bounds slots and n_ctx")
 }
 
 impl Drop for Context {

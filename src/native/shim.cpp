@@ -209,9 +209,46 @@ const float * lp_logits(lp_context * context, int32_t i, lp_error * error) {
     });
 }
 
-bool lp_seq_remove(lp_context * context, int32_t sequence, int32_t from, int32_t to, lp_error * error) {
+int32_t lp_seq_cut(lp_context * context, int32_t sequence, int32_t from, lp_error * error) {
+    return guarded(error, -1, [&] {
+        return llama_memory_seq_rm(llama_get_memory(context->context.get()), sequence, from, -1) ? 1 : 0;
+    });
+}
+
+int32_t lp_seq_first(const lp_context * context, int32_t sequence, lp_error * error) {
+    return guarded(error, -2, [&] {
+        return llama_memory_seq_pos_min(llama_get_memory(context->context.get()), sequence);
+    });
+}
+
+size_t lp_state_size(lp_context * context, int32_t sequence, lp_error * error) {
+    return guarded(error, static_cast<size_t>(0), [&] {
+        const size_t size = llama_state_seq_get_size(context->context.get(), sequence);
+        if (size == 0) {
+            fail(error, LP_FAILED, "llama.cpp cannot say how large the state of the sequence is; its log says why");
+        }
+        return size;
+    });
+}
+
+size_t lp_state_save(lp_context * context, int32_t sequence, uint8_t * bytes, size_t size, lp_error * error) {
+    return guarded(error, static_cast<size_t>(0), [&] {
+        const size_t written = llama_state_seq_get_data(context->context.get(), bytes, size, sequence);
+        if (written == 0) {
+            fail(error, LP_FAILED, "llama.cpp could not save the state of the sequence; its log says why");
+        }
+        return written;
+    });
+}
+
+bool lp_state_load(lp_context * context, int32_t sequence, const uint8_t * bytes, size_t size, lp_error * error) {
     return guarded(error, false, [&] {
-        return llama_memory_seq_rm(llama_get_memory(context->context.get()), sequence, from, to);
+        if (llama_state_seq_set_data(context->context.get(), bytes, size, sequence) == size) {
+            return true;
+        }
+        llama_memory_seq_rm(llama_get_memory(context->context.get()), sequence, -1, -1);
+        fail(error, LP_FAILED, "llama.cpp could not restore the state of the sequence; its log says why");
+        return false;
     });
 }
 

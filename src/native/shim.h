@@ -92,8 +92,19 @@ LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t 
                     const int8_t * outputs, size_t n, lp_error * error);
 // Logits of the i-th token of the last decode (n_vocab values, valid until the next decode), NULL if it has none.
 const float * lp_logits(lp_context * context, int32_t i, lp_error * error);
-// Forgets positions [from, to) of a sequence; to < 0 means to the end. False: this model's memory cannot do that.
-bool lp_seq_remove(lp_context * context, int32_t sequence, int32_t from, int32_t to, lp_error * error);
+// Forgets a sequence from a position on; 0 forgets it whole, which always succeeds. 1: done. 0: its memory cannot go back
+// there, and has to be cleared. -1 on error.
+int32_t lp_seq_cut(lp_context * context, int32_t sequence, int32_t from, lp_error * error);
+// First position that the memory of a sequence still has, -1 if it is empty, -2 on error. Above 0 where only the last
+// ones are kept: then no position can be taken back.
+int32_t lp_seq_first(const lp_context * context, int32_t sequence, lp_error * error);
+
+// Bytes that the state of a sequence takes; 0 on error.
+size_t lp_state_size(lp_context * context, int32_t sequence, lp_error * error);
+// Writes it to `bytes`, which holds `size`. Bytes written; 0 on error.
+size_t lp_state_save(lp_context * context, int32_t sequence, uint8_t * bytes, size_t size, lp_error * error);
+// Makes it the state of a sequence of this context or an equal one. False: the sequence is empty now.
+bool lp_state_load(lp_context * context, int32_t sequence, const uint8_t * bytes, size_t size, lp_error * error);
 
 typedef struct lp_logit_bias {
     int32_t token;

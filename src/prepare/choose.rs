@@ -48,6 +48,9 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
     let slots = slots(config)?;
     let n_ctx = context(config, info, slots)?;
     let n_ubatch = micro_batch(config, n_ctx, slots)?;
+    if config.prefix_store_bytes > 0 && !config.prefix_cache {
+        return Err(Error::invalid("prefix_store_bytes", "nothing is saved without prefix_cache"));
+    }
     let flash_attention = flash_attention(config, info)?;
     let (kv_type_k, kv_type_v) = cache_types(config, model, flash_attention)?;
     let decision = decide(config.require_gpu, &config.devices, &machine.devices, cuda)?;
@@ -74,6 +77,7 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         kv_type_k: kv_type_k.ggml(),
         kv_type_v: kv_type_v.ggml(),
         swa_full: config.swa_full,
+        prefix_store_bytes: config.prefix_store_bytes,
         use_mmap: config.use_mmap,
     };
     let wanted =

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Number of the serialized form; another one is refused.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// What [`prepare`](crate::prepare()) decided. Immutable; serializes to JSON and back; cheap to clone and to share.
 ///
@@ -40,6 +40,8 @@ pub struct PreparedEngine {
     kv_type_v: KvType,
     flash_attention: bool,
     swa_full: bool,
+    prefix_cache: bool,
+    prefix_store_bytes: u64,
     devices: Vec<u32>,
     device_mask: DeviceMask,
     require_gpu: bool,
@@ -90,6 +92,8 @@ impl PreparedEngine {
             kv_type_v: choices.kv_type_v,
             flash_attention: choices.flash_attention,
             swa_full: config.swa_full,
+            prefix_cache: config.prefix_cache,
+            prefix_store_bytes: config.prefix_store_bytes,
             devices: choices.devices,
             device_mask,
             require_gpu: config.require_gpu,
@@ -212,6 +216,18 @@ impl PreparedEngine {
     #[must_use]
     pub fn swa_full(&self) -> bool {
         self.swa_full
+    }
+
+    /// Whether slots keep what they computed for requests that begin alike.
+    #[must_use]
+    pub fn prefix_cache(&self) -> bool {
+        self.prefix_cache
+    }
+
+    /// Bytes of host memory for saved beginnings, for all workers together.
+    #[must_use]
+    pub fn prefix_store_bytes(&self) -> u64 {
+        self.prefix_store_bytes
     }
 
     /// Indices of the GPUs that are used, the main one first; empty on the CPU.
@@ -357,6 +373,8 @@ impl PreparedEngine {
             .with_kv_types(self.kv_type_k, self.kv_type_v)
             .with_flash_attention(self.flash_attention)
             .with_swa_full(self.swa_full)
+            .with_prefix_cache(self.prefix_cache)
+            .with_prefix_store_bytes(self.prefix_store_bytes)
             .with_devices(self.device_mask.clone())
             .with_require_gpu(self.require_gpu)
             .with_n_gpu_layers(self.n_gpu_layers)

@@ -194,6 +194,7 @@ impl Control {
             prepared: self.shared.prepared.clone(),
             queue: self.shared.queue.clone(),
             state,
+            max_stall: Duration::from_millis(self.shared.config.max_stall_ms),
         };
         let (reports, done) = (self.shared.to_control.clone(), self.shared.to_control.clone());
         let body = move || worker.run(|| drop(reports.send(Report::Ready(i))));

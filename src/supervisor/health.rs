@@ -53,4 +53,12 @@ pub struct WorkerHealth {
     pub active: usize,
     /// Bytes that the engine allocated for its cache and compute buffers; 0 before it has a context.
     pub memory_bytes: u64,
+    /// Tokens of a prompt that it decodes at a time; 0 before it has measured that.
+    pub prefill_piece: u32,
+    /// Positions that its slots hold: of running requests, and of ended ones as long as their place is not needed.
+    pub kv_used: u64,
+    /// Positions that its slots can hold.
+    pub kv_total: u64,
+    /// Bytes of saved states in its share of `prefix_store_bytes`.
+    pub prefix_store_used: u64,
 }

@@ -194,11 +194,16 @@ impl Shared {
     }
 
     fn worker_health(&self, worker: &WorkerState) -> WorkerHealth {
+        let (kv_used, prefix_store_used) = worker.kept();
         WorkerHealth {
             ready: worker.is_ready(self.stall_limit()),
             restarts: worker.restarts(),
             active: worker.active(),
             memory_bytes: worker.memory(),
+            prefill_piece: worker.prefill_piece(),
+            kv_used,
+            kv_total: u64::from(self.prepared.slots()) * u64::from(self.prepared.n_ctx()),
+            prefix_store_used,
         }
     }
 

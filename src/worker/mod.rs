@@ -3,12 +3,16 @@
 //! A worker owns one context and decides nothing but what to decode next. It runs inside a fault domain: whatever goes
 //! wrong in here ends this function, and the supervisor sees to the rest.
 
+mod cache;
 mod logprobs;
+mod pace;
+mod prefix;
 mod prompt;
 mod random;
 mod slot;
 mod state;
 mod stop;
+mod store;
 mod utf8;
 
 pub(crate) use state::WorkerState;
@@ -19,6 +23,8 @@ use crate::native::{Batch, Context, ContextParams, Model, NativeError, NativeSta
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
 use crate::supervisor::{Popped, Queue};
+use cache::Cache;
+use pace::Pace;
 use slot::{After, Running};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +38,8 @@ pub(crate) struct Worker {
     pub prepared: Arc<PreparedEngine>,
     pub queue: Arc<Queue>,
     pub state: Arc<WorkerState>,
+    /// Longest time that running streams wait for a piece of a prompt and a decode of their own.
+    pub max_stall: Duration,
 }
 
 /// Why a worker cannot go on.
@@ -73,9 +81,42 @@ impl Worker {
             return Ok(());
         }
         self.state.beat();
+        let pace = match self.pace(&mut context) {
+            Err(e) if e.status == NativeStatus::Aborted => return Ok(()),
+            pace => pace?,
+        };
+        self.state.set_prefill_piece(pace.piece());
         ready();
-        let slots = (0..self.prepared.slots()).map(|_| None).collect();
-        Loop { worker: &self, context, slots, batch: Batch::default(), next_prefill: 0 }.run()
+        Loop {
+            worker: &self,
+            context,
+            slots: (0..self.prepared.slots()).map(|_| None).collect(),
+            cache: Cache::new(&self.prepared),
+            pace,
+            batch: Batch::default(),
+            outputs: Vec::with_capacity(self.prepared.slots() as usize),
+            next_prefill: 0,
+        }
+        .run()
+    }
+
+    /// Measured only where somebody can wait for a piece, and where results may depend on time.
+    fn pace(&self, context: &mut Context) -> Result<Pace, NativeError> {
+        let (slots, n_ubatch) = (self.prepared.slots(), self.prepared.n_ubatch());
+        if slots == 1 || self.prepared.deterministic() {
+            return Ok(Pace::fixed(n_ubatch));
+        }
+        let start = Instant::now();
+        let largest = n_ubatch.min(self.prepared.n_ctx());
+        let pace = Pace::measure(context, slots, largest, self.some_token(), self.max_stall)?;
+        self.state.beat();
+        tracing::debug!(worker = self.index, piece = pace.piece(), took = ?start.elapsed(), "pace measured");
+        Ok(pace)
+    }
+
+    /// A token that every vocabulary has.
+    fn some_token(&self) -> i32 {
+        self.prepared.info().bos_token_id.and_then(|id| i32::try_from(id).ok()).unwrap_or(0)
     }
 
     /// Keeps what was really allocated, and says where the plan was too low.
@@ -95,8 +136,7 @@ impl Worker {
     /// Decodes one token: what readiness means. False if it was aborted because the supervisor stops.
     fn decode_one(&self, context: &mut Context) -> Result<bool, WorkerFault> {
         let mut batch = Batch::default();
-        let token = self.prepared.info().bos_token_id.and_then(|id| i32::try_from(id).ok()).unwrap_or(0);
-        let index = batch.push(token, 0, 0, true);
+        let index = batch.push(self.some_token(), 0, 0, true);
         match context.decode(&batch) {
             Err(e) if e.status == NativeStatus::Aborted => return Ok(false),
             other => other?,
@@ -114,7 +154,11 @@ struct Loop<'a> {
     worker: &'a Worker,
     context: Context,
     slots: Vec<Option<Running>>,
+    cache: Cache,
+    pace: Pace,
     batch: Batch,
+    /// Which slot has its logits at which index of the batch. Reused, as the batch is.
+    outputs: Vec<(usize, usize)>,
     /// Which slot prefills next, so that several long prompts advance in turn.
     next_prefill: usize,
 }
@@ -124,7 +168,8 @@ impl Loop<'_> {
         loop {
             self.worker.state.beat();
             self.free_cancelled()?;
-            if !self.admit() {
+            self.worker.state.set_kept(self.cache.positions(), self.cache.stored());
+            if !self.admit()? {
                 return Ok(());
             }
             match self.prefill().and_then(|()| self.generate()) {
@@ -148,50 +193,54 @@ impl Loop<'_> {
     fn free(&mut self, slot: usize) -> Result<(), WorkerFault> {
         if let Some(running) = self.slots[slot].take() {
             self.worker.state.remove(running.job.id);
-            self.context.clear(u32::try_from(slot).expect("few slots"))?;
+            self.cache.released(&mut self.context, slot)?;
         }
         Ok(())
     }
 
     /// Takes requests into free slots; waits for one when there is nothing else to do. False: the queue is closed.
-    fn admit(&mut self) -> bool {
-        while let Some(free) = self.slots.iter().position(Option::is_none) {
+    fn admit(&mut self) -> Result<bool, WorkerFault> {
+        while self.slots.iter().any(Option::is_none) {
             let idle = self.slots.iter().all(Option::is_none);
             match self.worker.queue.pop(if idle { IDLE_BEAT } else { Duration::ZERO }) {
-                Popped::Closed => return false,
-                Popped::Empty => return true,
-                Popped::Job(job, position) => self.slots[free] = self.start(job, position),
+                Popped::Closed => return Ok(false),
+                Popped::Empty => return Ok(true),
+                Popped::Job(job, position) => self.start(job, position)?,
             }
             self.worker.state.beat();
         }
-        true
+        Ok(true)
     }
 
     /// Turns a request into a running slot, or fails it.
-    fn start(&self, job: Arc<Job>, queue_position: u32) -> Option<Running> {
+    fn start(&mut self, job: Arc<Job>, queue_position: u32) -> Result<(), WorkerFault> {
         if job.events.is_closed() {
-            return None;
+            return Ok(());
         }
         self.worker.state.add(job.clone());
         match self.prepare(&job) {
             Ok(mut running) => {
+                let slots = &self.slots;
+                let is_free = |slot: usize| slots[slot].is_none();
+                let (slot, cached) = self.cache.seat(&mut self.context, &running.prompt, running.piece, is_free)?;
+                running.prefilled = cached;
                 let started = Started {
                     worker: self.worker.index,
                     queue_position,
                     prompt_tokens: running.prompt_tokens(),
-                    cached_tokens: 0,
+                    cached_tokens: u32::try_from(cached).expect("at most n_ctx"),
                     seed: job.seed,
                     prompt: running.echo.take(),
                 };
                 job.events.push(Event::Started(started));
-                Some(running)
+                self.slots[slot] = Some(running);
             }
             Err(failed) => {
                 job.fail(failed);
                 self.worker.state.remove(job.id);
-                None
             }
         }
+        Ok(())
     }
 
     fn prepare(&self, job: &Arc<Job>) -> Result<Running, Failed> {
@@ -210,7 +259,8 @@ impl Loop<'_> {
             true => Some(worker.model.render(&tokens).map_err(engine)?),
             false => None,
         };
-        Ok(Running::new(job.clone(), tokens, limit, sampler, echo))
+        let piece = self.pace.piece() as usize;
+        Ok(Running::new(job.clone(), tokens, limit, piece, sampler, echo))
     }
 
     /// Processes the next piece of one prompt. Alone: a batch shape that depends on nothing but the prompt gives the
@@ -221,16 +271,41 @@ impl Loop<'_> {
         let Some(slot) = (0..n).map(|i| (self.next_prefill + i) % n).find(prefilling) else { return Ok(()) };
         self.next_prefill = (slot + 1) % n;
 
+        let others = self.slots.iter().flatten().any(|other| !other.is_prefilling());
         let running = self.slots[slot].as_mut().expect("found above");
-        let end = running.prompt.len().min(running.prefilled + self.worker.prepared.n_ubatch() as usize);
+        let (job, piece, start) = (running.job.clone(), running.piece, running.prefilled);
+        let end = running.prompt.len().min(start + piece);
         self.batch.clear();
-        for position in running.prefilled..end {
+        for position in start..end {
             let (token, last) = (running.prompt[position], position + 1 == running.prompt.len());
             self.batch.push(token, u32::try_from(position).expect("fits n_ctx"), slot as u32, last);
         }
+        // From here on a cancel ends the decode; one that came before ends the request on the next turn.
+        let Some(prefilling) = job.prefilling(&self.worker.state) else { return Ok(()) };
         let began = Instant::now();
-        self.context.decode(&self.batch)?;
-        self.worker.state.counters.decoded(self.batch.len(), began.elapsed());
+        let decoded = self.context.decode(&self.batch);
+        drop(prefilling);
+        match decoded {
+            Ok(()) => self.worker.state.counters.decoded(self.batch.len(), began.elapsed()),
+            Err(e) if e.status == NativeStatus::Aborted && self.worker.state.is_aborted() => return Err(e.into()),
+            // Cancelled: nobody else was in this batch.
+            Err(e) if e.status == NativeStatus::Aborted => {
+                self.cache.rewind(&mut self.context, slot)?;
+                return Ok(());
+            }
+            Err(e) if is_of_its_batch(&e) => return self.fail(slot, &e),
+            Err(e) => return Err(e.into()),
+        }
+        if others && self.pace.piece_took(self.batch.len() as u32, began.elapsed()) {
+            let (worker, piece) = (self.worker.index, self.pace.piece());
+            self.worker.state.set_prefill_piece(piece);
+            tracing::warn!(
+                worker,
+                piece,
+                "prompts took longer than max_stall_ms: later ones are decoded in smaller pieces"
+            );
+        }
+        self.cache.piece_decoded(slot, &running.prompt[start..end], piece);
         running.prefilled = end;
         match running.is_prefilling() {
             true => Ok(()),
@@ -241,22 +316,70 @@ impl Loop<'_> {
     /// One token for every slot that has its prompt behind it.
     fn generate(&mut self) -> Result<(), Ended> {
         self.batch.clear();
-        let mut outputs = Vec::with_capacity(self.slots.len());
+        self.outputs.clear();
         for (slot, running) in self.slots.iter().enumerate() {
             if let Some(running) = running.as_ref().filter(|r| !r.is_prefilling()) {
-                outputs.push((slot, self.batch.push(running.last, running.position(), slot as u32, true)));
+                self.outputs.push((slot, self.batch.push(running.last, running.position(), slot as u32, true)));
             }
         }
         if self.batch.is_empty() {
             return Ok(());
         }
         let began = Instant::now();
-        self.context.decode(&self.batch)?;
-        self.worker.state.counters.decoded(self.batch.len(), began.elapsed());
-        for (slot, output) in outputs {
-            self.sample(slot, output)?;
+        match self.context.decode(&self.batch) {
+            Ok(()) => {
+                self.worker.state.counters.decoded(self.batch.len(), began.elapsed());
+                self.pace.plain_took(began.elapsed());
+            }
+            Err(e) if is_of_its_batch(&e) => return self.one_by_one(&e),
+            Err(e) => return Err(e.into()),
+        }
+        for i in 0..self.outputs.len() {
+            let (slot, output) = self.outputs[i];
+            self.generated(slot, output)?;
         }
         Ok(())
+    }
+
+    /// A decode failed in a way that may be one request's fault: each is decoded alone, and those that fail alone end.
+    fn one_by_one(&mut self, error: &NativeError) -> Result<(), Ended> {
+        tracing::warn!(worker = self.worker.index, requests = self.outputs.len(), %error, "a decode failed: each is tried alone");
+        for i in 0..self.outputs.len() {
+            let (slot, _) = self.outputs[i];
+            if !self.cache.rewind(&mut self.context, slot)? {
+                self.fail(slot, error)?;
+            }
+        }
+        for i in 0..self.outputs.len() {
+            let (slot, _) = self.outputs[i];
+            let Some(running) = &self.slots[slot] else { continue };
+            self.batch.clear();
+            let output = self.batch.push(running.last, running.position(), slot as u32, true);
+            match self.context.decode(&self.batch) {
+                Ok(()) => self.generated(slot, output)?,
+                Err(e) if is_of_its_batch(&e) => self.fail(slot, &e)?,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a request that could not be decoded; the others go on.
+    fn fail(&mut self, slot: usize, error: &NativeError) -> Result<(), Ended> {
+        self.cache.rewind(&mut self.context, slot)?;
+        if let Some(running) = &self.slots[slot] {
+            let message = format!("the engine could not decode this request, others go on: {error}");
+            tracing::warn!(worker = self.worker.index, request = running.job.id, %error, "a request could not be decoded");
+            running.job.fail(Failed::new(Status::DecodeFailed, message));
+        }
+        Ok(self.free(slot)?)
+    }
+
+    /// A slot's last token was decoded.
+    fn generated(&mut self, slot: usize, output: usize) -> Result<(), Ended> {
+        let running = self.slots[slot].as_ref().expect("a slot with an output runs");
+        self.cache.decoded(slot, running.last);
+        self.sample(slot, output)
     }
 
     fn sample(&mut self, slot: usize, output: usize) -> Result<(), Ended> {
@@ -267,6 +390,11 @@ impl Loop<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a failure leaves the context as it was, so that those who are not to blame can go on.
+fn is_of_its_batch(error: &NativeError) -> bool {
+    matches!(error.status, NativeStatus::NoKvSlot | NativeStatus::Failed)
 }
 
 /// Why the loop ends before the queue does.

@@ -15,7 +15,7 @@ use std::time::Instant;
 pub(super) struct Running {
     pub job: Arc<Job>,
     pub prompt: Vec<i32>,
-    /// Prompt tokens that are in the KV cache.
+    /// Prompt tokens that are in the KV cache, also those that were there before.
     pub prefilled: usize,
     /// The token to decode next, once the prompt is done.
     pub last: i32,
@@ -24,6 +24,8 @@ pub(super) struct Running {
     pub limit: u32,
     /// The prompt's text, if it is to be given.
     pub echo: Option<String>,
+    /// Tokens of its prompt that are decoded at a time.
+    pub piece: usize,
     sampler: Sampler,
     logprobs: Option<LogSoftmax>,
     bytes: Utf8Stream,
@@ -54,7 +56,14 @@ pub(super) enum After {
 }
 
 impl Running {
-    pub(super) fn new(job: Arc<Job>, prompt: Vec<i32>, limit: u32, sampler: Sampler, echo: Option<String>) -> Self {
+    pub(super) fn new(
+        job: Arc<Job>,
+        prompt: Vec<i32>,
+        limit: u32,
+        piece: usize,
+        sampler: Sampler,
+        echo: Option<String>,
+    ) -> Self {
         let logprobs = job.request.logprobs.map(|n| LogSoftmax::new(n as usize));
         Self {
             job,
@@ -64,6 +73,7 @@ impl Running {
             generated: 0,
             limit,
             echo,
+            piece,
             sampler,
             logprobs,
             bytes: Utf8Stream::default(),
@@ -145,11 +155,15 @@ impl Running {
     }
 
     #[cfg(feature = "fault-injection")]
-    fn inject_fault(&self) -> Result<(), WorkerFault> {
+    fn inject_fault(&mut self) -> Result<(), WorkerFault> {
         use crate::request::Fault;
         match self.job.request.fault {
             Some(Fault::Panic) => panic!("injected panic"),
             Some(Fault::CppException) => Ok(crate::native::throw_exception()?),
+            Some(Fault::BadToken) => {
+                self.last = i32::MAX;
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -8,11 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+/// Values of the abort flag. Any but the first ends a running decode on the CPU between two operations.
+const GO_ON: i32 = 0;
+const STOP: i32 = 1;
+const CANCEL_PIECE: i32 = 2;
+
 pub(crate) struct WorkerState {
     turns: Heartbeat,
     ready: AtomicBool,
     restarts: AtomicU32,
     memory: AtomicU64,
+    prefill_piece: AtomicU32,
+    kv_used: AtomicU64,
+    stored: AtomicU64,
     abort: Arc<AtomicI32>,
     jobs: Mutex<Vec<Arc<Job>>>,
     pub counters: Arc<WorkerCounters>,
@@ -25,7 +33,10 @@ impl WorkerState {
             ready: AtomicBool::new(false),
             restarts: AtomicU32::new(0),
             memory: AtomicU64::new(0),
-            abort: Arc::new(AtomicI32::new(0)),
+            prefill_piece: AtomicU32::new(0),
+            kv_used: AtomicU64::new(0),
+            stored: AtomicU64::new(0),
+            abort: Arc::new(AtomicI32::new(GO_ON)),
             jobs: Mutex::new(Vec::new()),
             counters,
         }
@@ -62,9 +73,41 @@ impl WorkerState {
         self.memory.store(bytes, Ordering::Relaxed);
     }
 
-    /// Ends a running decode on the CPU between two operations.
+    /// Tokens of a prompt that are decoded at a time; 0 before that is known.
+    pub(crate) fn prefill_piece(&self) -> u32 {
+        self.prefill_piece.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_prefill_piece(&self, tokens: u32) {
+        self.prefill_piece.store(tokens, Ordering::Relaxed);
+    }
+
+    /// Positions that the slots hold, and bytes of saved states.
+    pub(crate) fn kept(&self) -> (u64, u64) {
+        (self.kv_used.load(Ordering::Relaxed), self.stored.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_kept(&self, positions: u64, stored: u64) {
+        self.kv_used.store(positions, Ordering::Relaxed);
+        self.stored.store(stored, Ordering::Relaxed);
+    }
+
+    /// The supervisor stops: ends a running decode, and every later one.
     pub(crate) fn abort(&self) {
-        self.abort.store(1, Ordering::Relaxed);
+        self.abort.store(STOP, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.abort.load(Ordering::Relaxed) == STOP
+    }
+
+    /// Ends the running decode of a prompt's piece; see [`Job::prefilling`].
+    pub(crate) fn abort_piece(&self) {
+        let _ = self.abort.compare_exchange(GO_ON, CANCEL_PIECE, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn piece_is_over(&self) {
+        let _ = self.abort.compare_exchange(CANCEL_PIECE, GO_ON, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     pub(crate) fn abort_flag(&self) -> Arc<AtomicI32> {

@@ -63,19 +63,26 @@ pub struct Answer {
     pub reason: FinishReason,
     pub seed: u64,
     pub prompt_tokens: u32,
+    pub cached_tokens: u32,
 }
 
 /// Reads a stream to its end and checks the order of its events on the way.
 pub fn read(stream: TokenStream) -> Result<Answer, Failed> {
-    let mut answer =
-        Answer { tokens: vec![], text: String::new(), reason: FinishReason::Stop, seed: 0, prompt_tokens: 0 };
+    let mut answer = Answer {
+        tokens: vec![],
+        text: String::new(),
+        reason: FinishReason::Stop,
+        seed: 0,
+        prompt_tokens: 0,
+        cached_tokens: 0,
+    };
     let (mut started, mut end) = (false, None);
     for event in stream {
         assert!(end.is_none(), "{event:?} after the terminal event");
         match event {
             Event::Started(s) => {
                 assert!(!std::mem::replace(&mut started, true), "started twice");
-                (answer.seed, answer.prompt_tokens) = (s.seed, s.prompt_tokens);
+                (answer.seed, answer.prompt_tokens, answer.cached_tokens) = (s.seed, s.prompt_tokens, s.cached_tokens);
             }
             Event::Token(token) => {
                 assert!(started, "a token before the start");

@@ -30,6 +30,8 @@ pub(crate) struct Demand {
     pub kv_type_v: GgmlType,
     /// Layers with a sliding window remember every position.
     pub swa_full: bool,
+    /// Saved states, for all workers together.
+    pub prefix_store_bytes: u64,
     pub use_mmap: bool,
 }
 
@@ -61,7 +63,7 @@ pub struct PlacePlan {
     pub compute: u64,
     /// Logits handed to the host.
     pub output: u64,
-    /// Vocabulary, graphs and bookkeeping. Always an estimate.
+    /// Vocabulary, graphs, bookkeeping, and the budget for saved prefixes. Always an estimate.
     pub overhead: u64,
     /// What the place has in all, as far as that limits this process; `None` where it is not known.
     pub capacity: Option<u64>,
@@ -117,7 +119,7 @@ pub(crate) fn on_host(model: &Header, demand: &Demand) -> MemoryPlan {
         cache: cache.saturating_mul(workers),
         compute: compute.saturating_mul(workers),
         output: output.saturating_mul(workers),
-        overhead: vocabulary + WORKER_OVERHEAD * workers,
+        overhead: (vocabulary + WORKER_OVERHEAD * workers).saturating_add(demand.prefix_store_bytes),
         capacity: None,
     };
     let architecture = &info.architecture;

@@ -20,6 +20,7 @@ fn demands() -> Vec<(&'static str, Demand)> {
         kv_type_k: GgmlType::F16,
         kv_type_v: GgmlType::F16,
         swa_full: false,
+        prefix_store_bytes: 0,
         use_mmap: true,
     };
     vec![
