@@ -2,7 +2,9 @@
 
 mod support;
 
-use llamapen::{EngineConfig, Event, Request, Status, Supervisor, SupervisorConfig, TokenStream, WorkerHealth, prepare};
+use llamapen::{
+    EngineConfig, Event, Request, Status, Supervisor, SupervisorConfig, TokenStream, WorkerHealth, prepare,
+};
 use std::time::Duration;
 use support::{Answer, read};
 
