@@ -5,7 +5,8 @@ use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How to run it: queue, restarts, limits. Nothing here changes what the model does.
+/// How to run it: queue, restarts, limits, and how long a prefill may hold up its neighbours. Only `max_stall_ms` touches
+/// results, in their last bits: it sets how many tokens of a prompt are computed together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
