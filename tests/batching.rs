@@ -60,7 +60,8 @@ fn neighbours_change_no_bit_of_a_long_prompt() {
     }
     others.push(supervisor.submit(greedy(words(3, 500))).unwrap());
     let (beside, _) = logits(&supervisor, &request);
-    assert_eq!((worker(&supervisor).active, beside.len()), (3, 12), "the others still run");
+    assert_eq!(beside.len(), 12);
+    support::eventually("only the others still run", || worker(&supervisor).active == 3);
     assert!(alone == beside, "neighbours changed the bits");
 }
 

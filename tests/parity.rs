@@ -91,26 +91,45 @@ fn penalised_tokens_equal_those_of_the_engines_own_sampler() {
 
 #[test]
 fn greedy_tokens_equal_and_logits_are_bit_identical() {
-    let program = reference("greedy");
+    compare("greedy", &prompts(), TOKENS);
+}
+
+/// Nothing can have been kept for these prompts: each carries a fact that was drawn just now.
+#[test]
+fn a_fresh_random_fact_has_the_engines_own_logits() {
+    let prompts: Vec<String> = (0..4)
+        .map(|_| {
+            let fact = fastrand::u32(10_000..100_000);
+            format!("<|im_start|>user\nThe code is {fact}. Say the code.<|im_end|>\n<|im_start|>assistant\n")
+        })
+        .collect();
+    let last = compare("fact", &prompts, 16);
+    for (i, row) in last.iter().enumerate() {
+        assert!(!last[..i].contains(row), "{prompts:?}: the facts make no difference");
+    }
+}
+
+/// Compares tokens, and logits bit by bit. Returns the last logits of each prompt.
+fn compare(test: &str, prompts: &[String], n: usize) -> Vec<Vec<u8>> {
+    let program = reference(test);
     let dir = program.parent().unwrap();
     let logits_path = dir.join("logits");
-    let expected = run_reference(&program, dir, &prompts(), TOKENS, &["--logits".as_ref(), logits_path.as_ref()]);
+    let expected = run_reference(&program, dir, prompts, n, &["--logits".as_ref(), logits_path.as_ref()]);
     let engine = llamapen::prepare(&support::config()).unwrap();
     let mut logits = std::io::BufReader::new(fs::File::open(&logits_path).unwrap());
     let mut row = vec![0u8; 4 * engine.info().n_vocab as usize];
+    let mut last = Vec::new();
 
     let supervisor = support::start(&support::config());
-    for (prompt, expected) in prompts().into_iter().zip(expected) {
-        assert_eq!(expected.len(), TOKENS, "{prompt:?}");
-        let request = Request::prompt(&prompt).with_temperature(0.0).with_ignore_eos(true).with_logits(true);
+    for (prompt, expected) in prompts.iter().zip(expected) {
+        assert_eq!(expected.len(), n, "{prompt:?}");
+        let request = Request::prompt(prompt).with_temperature(0.0).with_ignore_eos(true).with_logits(true);
         let mut tokens = Vec::new();
-        for event in supervisor.submit(request.with_max_tokens(TOKENS as u32)).unwrap() {
+        for event in supervisor.submit(request.with_max_tokens(n as u32)).unwrap() {
             match event {
                 Event::Token(token) => {
                     logits.read_exact(&mut row).unwrap();
-                    let ours = token.logits.unwrap();
-                    // SAFETY: the bytes of a slice of floats that lives until the end of the block.
-                    let ours = unsafe { std::slice::from_raw_parts(ours.as_ptr().cast::<u8>(), 4 * ours.len()) };
+                    let ours: Vec<u8> = token.logits.unwrap().iter().flat_map(|logit| logit.to_ne_bytes()).collect();
                     assert!(ours == row, "{prompt:?}: the logits of token {} differ", tokens.len());
                     tokens.push(token.token);
                 }
@@ -119,7 +138,9 @@ fn greedy_tokens_equal_and_logits_are_bit_identical() {
             }
         }
         assert_eq!(tokens, expected, "{prompt:?}");
+        last.push(row.clone());
     }
     assert_eq!(logits.read(&mut row).unwrap(), 0, "all logits were compared");
     fs::remove_dir_all(dir).unwrap();
+    last
 }
