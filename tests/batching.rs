@@ -236,7 +236,7 @@ fn a_cancel_ends_a_prompt_inside_its_decode() {
     assert_eq!(supervisor.health().unwrap().workers[0].restarts, 0);
 }
 
-/// Submits, cancels, drops, sends what is too long or wrong, in a random order that the seed decides.
+/// Submits, cancels, drops, sets deadlines, sends what is too long or wrong, in a random order that the seed decides.
 #[test]
 fn whatever_comes_every_stream_ends_once() {
     let seconds = std::env::var("LLAMAPEN_SOAK_SECONDS").map_or(20, |s| s.parse().unwrap());
@@ -244,9 +244,12 @@ fn whatever_comes_every_stream_ends_once() {
     let config = support::config().with_slots(4).with_n_ctx(512).with_prefix_store_bytes(32 << 20);
     let supervisor = support::start_with(&config, SupervisorConfig::default().with_queue_capacity(8));
     let mut random = fastrand::Rng::with_seed(4);
-    let (mut streams, mut ended) = (vec![], 0);
+    let (mut streams, mut ended, late) = (vec![], 0, std::cell::Cell::new(0));
+    let is_late = |event: &Event| matches!(event, Event::Failed(f) if [Status::DeadlineUnmet, Status::DecodeTimeout].contains(&f.status));
     let ends_once = |(stream, before): (TokenStream, usize)| {
-        assert_eq!(before + stream.filter(Event::is_terminal).count(), 1, "terminal events of a stream");
+        let ends: Vec<_> = stream.filter(Event::is_terminal).collect();
+        assert_eq!(before + ends.len(), 1, "terminal events of a stream");
+        late.set(late.get() + ends.iter().filter(|end| is_late(end)).count());
     };
     while std::time::Instant::now() < end {
         // Beginnings are shared more often than not.
@@ -258,6 +261,7 @@ fn whatever_comes_every_stream_ends_once() {
             0 => supervisor.submit(greedy(words(0, 600))),
             1 => supervisor.submit(request.with_temperature(-1.0)),
             2 => supervisor.submit(request.with_max_tokens(512)),
+            6 => supervisor.submit(request.with_timeout_ms(random.u64(1..200))),
             _ => supervisor.submit(request),
         };
         let status = match submitted {
@@ -292,7 +296,7 @@ fn whatever_comes_every_stream_ends_once() {
     }
     ended += streams.len();
     streams.into_iter().for_each(ends_once);
-    assert!(ended > 10, "{ended}");
+    assert!(ended > 10 && late.get() > 0, "{ended} ended, {} of them late", late.get());
     support::eventually("all slots are free", || worker(&supervisor).active == 0);
     let health = worker(&supervisor);
     assert_eq!((health.restarts, supervisor.health().unwrap().queue_depth), (0, 0));
