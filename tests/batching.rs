@@ -240,7 +240,6 @@ fn a_cancel_ends_a_prompt_inside_its_decode() {
 #[test]
 fn whatever_comes_every_stream_ends_once() {
     let seconds = std::env::var("LLAMAPEN_SOAK_SECONDS").map_or(20, |s| s.parse().unwrap());
-    let end = std::time::Instant::now() + Duration::from_secs(seconds);
     let config = support::config().with_slots(4).with_n_ctx(512).with_prefix_store_bytes(32 << 20);
     let supervisor = support::start_with(&config, SupervisorConfig::default().with_queue_capacity(8));
     let mut random = fastrand::Rng::with_seed(4);
@@ -251,6 +250,7 @@ fn whatever_comes_every_stream_ends_once() {
         assert_eq!(before + ends.len(), 1, "terminal events of a stream");
         late.set(late.get() + ends.iter().filter(|end| is_late(end)).count());
     };
+    let end = std::time::Instant::now() + Duration::from_secs(seconds);
     while std::time::Instant::now() < end {
         // Beginnings are shared more often than not.
         let length = random.usize(1..80);
