@@ -106,8 +106,8 @@ pub(super) unsafe fn give_json_and_text(
     put(json, std::ptr::null_mut());
     put(text, std::ptr::null_mut());
     let (made_json, made_text) = make()?;
-    // A name in a model's file can hold anything; lines for people need no NUL.
-    let made_text = made_text.replace('\0', "\u{fffd}");
+    // A name in a model's file can hold anything.
+    let made_text = without_nul(&made_text);
     if !json.is_null() {
         put(json, owned_text(made_json)?);
     }
@@ -115,6 +115,11 @@ pub(super) unsafe fn give_json_and_text(
         put(text, owned_text(made_text)?);
     }
     Ok(LLAMAPEN_STATUS_OK)
+}
+
+/// A text for people, in which U+FFFD stands for NUL, which would end it in C.
+pub(super) fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// A text that `llamapen_string_free` frees.

@@ -1,6 +1,6 @@
 //! Error objects.
 
-use super::border::free;
+use super::border::{free, without_nul};
 use crate::error::Error;
 use std::ffi::{CString, c_char};
 
@@ -13,7 +13,7 @@ pub struct llamapen_error {
 
 impl llamapen_error {
     pub(super) fn new(error: Error) -> *mut Self {
-        let message = CString::new(error.to_string().replace('\0', "\u{fffd}")).unwrap_or_default();
+        let message = CString::new(without_nul(&error.to_string())).unwrap_or_default();
         Box::into_raw(Box::new(Self { error, message }))
     }
 }

@@ -1,6 +1,6 @@
 //! Supervisors.
 
-use super::border::{free, give, give_text, guard, object, text, timeout};
+use super::border::{free, give, give_text, guard, object, text, timeout, without_nul};
 use super::engine::llamapen_engine;
 use super::error::llamapen_error;
 use super::request::llamapen_request;
@@ -122,8 +122,8 @@ pub unsafe extern "C" fn llamapen_supervisor_metrics_text(
     let make = || {
         // SAFETY: NULL or live, as the header demands.
         let metrics = unsafe { object("supervisor", supervisor) }?.supervisor.metrics()?;
-        // An error in it may quote a text with NUL, which would end it here.
-        Ok(metrics.to_prometheus().replace('\0', "\u{fffd}"))
+        // An error in it may quote any text.
+        Ok(without_nul(&metrics.to_prometheus()))
     };
     // SAFETY: NULL or may be written to, as the header demands.
     unsafe { guard(error, || give_text("text", text, make)) }
