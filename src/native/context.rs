@@ -49,6 +49,16 @@ pub(crate) struct Batch {
     outputs: Vec<i8>,
 }
 
+/// How a batch is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kernels {
+    /// The fastest for many tokens: how many there are changes the last bits.
+    Fast,
+    /// Each token with the bits that it would have alone in the batch: on the CPU, and but for quantisations whose
+    /// repacked weights have kernels for several tokens that round differently (Q4_K and Q5_K, from 4 tokens on).
+    PerToken,
+}
+
 impl Batch {
     pub(crate) fn clear(&mut self) {
         self.tokens.clear();
@@ -104,7 +114,7 @@ impl Context {
     }
 
     /// Processes the batch. After an exception the context must not be used again.
-    pub(crate) fn decode(&mut self, batch: &Batch) -> Result<(), NativeError> {
+    pub(crate) fn decode(&mut self, batch: &Batch, kernels: Kernels) -> Result<(), NativeError> {
         // SAFETY: the four arrays have the same length, by construction of Batch.
         error::status(|e| unsafe {
             sys::lp_decode(
@@ -114,6 +124,7 @@ impl Context {
                 batch.sequences.as_ptr(),
                 batch.outputs.as_ptr(),
                 batch.tokens.len(),
+                kernels == Kernels::PerToken,
                 e,
             )
         })

@@ -12,7 +12,7 @@ mod sampler;
 
 #[cfg(test)]
 pub(crate) use context::MemoryUse;
-pub(crate) use context::{Batch, Context, ContextParams};
+pub(crate) use context::{Batch, Context, ContextParams, Kernels};
 pub(crate) use cuda_driver::CudaDriver;
 pub(crate) use error::{NativeError, NativeStatus};
 pub(crate) use model::{LoadParams, Model, apply_chat_template};

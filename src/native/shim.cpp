@@ -2,6 +2,7 @@
 #include "shim_guard.h"
 
 #include "ggml-cpu.h"
+#include "llama-context.h"
 #include "llama-ext.h"
 #include "llama.h"
 
@@ -29,6 +30,8 @@ struct lp_context {
     std::unique_ptr<llama_context, Free> context;
     std::vector<int32_t> n_seq_id;
     std::vector<llama_seq_id *> seq_id;
+    // Where the kernels of the CPU are chosen; owned by the context.
+    ggml_backend_t cpu = nullptr;
 };
 
 // How long ggml's idle compute threads poll for work before they sleep, of 0 to 100. A decode follows the last within
@@ -154,6 +157,11 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
         llama_attach_threadpool(context->context.get(), context->pool.get(), context->pool.get());
         context->n_seq_id.assign(params->n_ubatch, 1);
         context->seq_id.resize(params->n_ubatch);
+        const ggml_backend_sched_t scheduler = context->context->get_sched();
+        for (int i = 0; i < ggml_backend_sched_get_n_backends(scheduler); i++) {
+            const ggml_backend_t backend = ggml_backend_sched_get_backend(scheduler, i);
+            if (ggml_backend_is_cpu(backend)) context->cpu = backend;
+        }
         return context.release();
     });
 }
@@ -175,7 +183,7 @@ LP_Status lp_context_memory(const lp_context * context, lp_memory_use * use, lp_
 }
 
 LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t * positions, const int32_t * sequences,
-                    const int8_t * outputs, size_t n, lp_error * error) {
+                    const int8_t * outputs, size_t n, bool per_token, lp_error * error) {
     return guarded(error, LP_EXCEPTION, [&] {
         if (n == 0 || n > context->seq_id.size()) {
             return fail(error, LP_FAILED, "a batch must have 1 to n_ubatch tokens");
@@ -190,6 +198,9 @@ LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t 
         batch.n_seq_id = context->n_seq_id.data();
         batch.seq_id = context->seq_id.data();
         batch.logits = const_cast<int8_t *>(outputs);
+        // ggml calls them its reference. They neither tile queries, nor split one query's keys over the threads, nor
+        // multiply blocks of rows: all that depends on how many tokens there are.
+        if (context->cpu != nullptr) ggml_backend_cpu_set_use_ref(context->cpu, per_token);
         switch (const int32_t code = llama_decode(context->context.get(), batch)) {
             case 0: return LP_OK;
             case 1: return fail(error, LP_NO_KV_SLOT, "no room in the KV cache for the batch");

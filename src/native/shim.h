@@ -87,9 +87,10 @@ typedef struct lp_memory_use {
 } lp_memory_use;
 LP_Status lp_context_memory(const lp_context * context, lp_memory_use * use, lp_error * error);
 
-// One decode of n tokens. Arrays of n: token, position, sequence, whether its logits are wanted.
+// One decode of n tokens. Arrays of n: token, position, sequence, whether its logits are wanted. `per_token`: by kernels
+// that compute each token as if it were alone, so that the number of tokens decoded with it does not change its bits.
 LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t * positions, const int32_t * sequences,
-                    const int8_t * outputs, size_t n, lp_error * error);
+                    const int8_t * outputs, size_t n, bool per_token, lp_error * error);
 // Logits of the i-th token of the last decode (n_vocab values, valid until the next decode), NULL if it has none.
 const float * lp_logits(lp_context * context, int32_t i, lp_error * error);
 // Forgets a sequence from a position on; 0 forgets it whole, which always succeeds. 1: done. 0: its memory cannot go back

@@ -19,7 +19,7 @@ pub(crate) use state::WorkerState;
 
 use crate::event::{Event, Failed, Started};
 use crate::job::Job;
-use crate::native::{Batch, Context, ContextParams, Model, NativeError, NativeStatus, Sampler};
+use crate::native::{Batch, Context, ContextParams, Kernels, Model, NativeError, NativeStatus, Sampler};
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
 use crate::supervisor::{Popped, Queue};
@@ -137,7 +137,7 @@ impl Worker {
     fn decode_one(&self, context: &mut Context) -> Result<bool, WorkerFault> {
         let mut batch = Batch::default();
         let index = batch.push(self.some_token(), 0, 0, true);
-        match context.decode(&batch) {
+        match context.decode(&batch, Kernels::PerToken) {
             Err(e) if e.status == NativeStatus::Aborted => return Ok(false),
             other => other?,
         }
@@ -283,7 +283,7 @@ impl Loop<'_> {
         // From here on a cancel ends the decode; one that came before ends the request on the next turn.
         let Some(prefilling) = job.prefilling(&self.worker.state) else { return Ok(()) };
         let began = Instant::now();
-        let decoded = self.context.decode(&self.batch);
+        let decoded = self.context.decode(&self.batch, Kernels::Fast);
         drop(prefilling);
         match decoded {
             Ok(()) => self.worker.state.counters.decoded(self.batch.len(), began.elapsed()),
@@ -326,7 +326,7 @@ impl Loop<'_> {
             return Ok(());
         }
         let began = Instant::now();
-        match self.context.decode(&self.batch) {
+        match self.context.decode(&self.batch, Kernels::PerToken) {
             Ok(()) => {
                 self.worker.state.counters.decoded(self.batch.len(), began.elapsed());
                 self.pace.plain_took(began.elapsed());
@@ -355,7 +355,7 @@ impl Loop<'_> {
             let Some(running) = &self.slots[slot] else { continue };
             self.batch.clear();
             let output = self.batch.push(running.last, running.position(), slot as u32, true);
-            match self.context.decode(&self.batch) {
+            match self.context.decode(&self.batch, Kernels::PerToken) {
                 Ok(()) => self.generated(slot, output)?,
                 Err(e) if is_of_its_batch(&e) => self.fail(slot, &e)?,
                 Err(e) => return Err(e.into()),

@@ -3,7 +3,7 @@
 //! The size is chosen once, from what this machine was measured to do, and holds for every prompt, also for one that is
 //! alone: a request's batch shapes, and with them its bits, must not depend on its neighbours.
 
-use crate::native::{Batch, Context, NativeError};
+use crate::native::{Batch, Context, Kernels, NativeError};
 use std::time::{Duration, Instant};
 
 /// Smaller pieces gain little: each costs about as much as a plain decode by then.
@@ -34,9 +34,9 @@ impl Pace {
         limit: Duration,
     ) -> Result<Self, NativeError> {
         let mut batch = Batch::default();
-        let time = |context: &mut Context, batch: &Batch| {
+        let time = |context: &mut Context, batch: &Batch, kernels| {
             let start = Instant::now();
-            context.decode(batch)?;
+            context.decode(batch, kernels)?;
             let took = start.elapsed();
             (0..n_seq).try_for_each(|sequence| context.clear(sequence))?;
             Ok(took)
@@ -45,14 +45,14 @@ impl Pace {
             batch.push(token, 0, sequence, true);
         }
         // The first decode of a shape also builds its graph.
-        time(context, &batch)?;
-        let plain = time(context, &batch)?;
+        time(context, &batch, Kernels::PerToken)?;
+        let plain = time(context, &batch, Kernels::PerToken)?;
         let piece = largest_within(largest, limit.saturating_sub(plain), |size| {
             batch.clear();
             for position in 0..size {
                 batch.push(token, position, 0, position + 1 == size);
             }
-            time(context, &batch)
+            time(context, &batch, Kernels::Fast)
         })?;
         Ok(Self { piece, limit, plain, overruns: 0 })
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::model::{GgmlType, ModelInfo, read_header};
-use crate::native::{Batch, Context, ContextParams, LoadParams, Model, init_backend};
+use crate::native::{Batch, Context, ContextParams, Kernels, LoadParams, Model, init_backend};
 
 const THIS_TEST: &str = "model::loader_tests::child::loads_files_for_a_parent";
 /// Far more than any file here takes; it is for loops without end.
@@ -212,7 +212,7 @@ fn load(path: &Path) -> Outcome {
     say("decoding");
     let mut batch = Batch::default();
     batch.push(0, 0, 0, true);
-    match context.decode(&batch) {
+    match context.decode(&batch, Kernels::Fast) {
         Ok(()) => Outcome::Decoded,
         Err(_) => Outcome::Context,
     }
