@@ -426,6 +426,9 @@ int32_t llamapen_config_from_flags(const char *const *flags,
  *   "prefix_cache"     true (default): slots keep what they computed, and a request that begins as an earlier one decodes
  *                      only the rest ("cached_tokens" of its STARTED event).
  *   "prefix_store_bytes"  host memory for saved beginnings whose slots were needed for other requests; 0: none are saved.
+ *   "draft_max"        most tokens that are guessed ahead from the text itself and checked in one decode, 0 to 15: answers
+ *                      are the same, and faster where they repeat; 0. A worker where they would not be the same makes no
+ *                      guesses and says so ("draft_max" of its health).
  *   "devices"          GPUs that may be used: "auto" (default), "none", or indices such as "0,1", the main one first.
  *   "require_gpu"      true: fail where there is no usable GPU, instead of using the CPU; false.
  *   "n_gpu_layers"     layers on GPUs, the output layer counted as one; all, where GPUs are used.
@@ -599,6 +602,12 @@ void llamapen_supervisor_free(struct llamapen_supervisor *supervisor);
  *
  * Ends: "max_tokens" (what the context holds), "stop" (texts, at most 16 of 1 to 256 bytes: they are not given, and text
  * that may begin one is held back until that is decided), "stop_tokens" (ids, at most 256), "ignore_eos" (false).
+ *
+ * Past the end of the context: "context_shift" (false; true needs "max_tokens": half of the tokens behind the first "n_keep"
+ * (0) are taken out whenever it is full, "shifted_tokens" of "usage" in all. Not with every model and KV cache).
+ *
+ * Speed: "draft_max" (tokens to guess ahead, at most the engine's; the engine's). "usage" of the FINISHED event has the
+ * "draft_tokens" that were guessed and the "draft_accepted" that came true.
  *
  * Sampling, in the order of use: "logit_bias" ([[id, bias], ...] or {"id": bias}, -1000 to 1000, false: never),
  * "repeat_penalty" (1), "frequency_penalty" (0), "presence_penalty" (0), "penalty_last_n" (64), "dry_multiplier" (0, off),

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Prints the folder of the synthetic models that the memory plan is compared with llama.cpp on; writes them if missing.
 
-Each has the shape of a real architecture, a few layers, and nothing but zeros for weights: the files are sparse and take
-next to no disk. In `split/` is the real small model again, in three files. All are written with the `gguf` package, the
+Each has the shape of a real architecture and a few layers. Most have nothing but zeros for weights: the files are sparse
+and take next to no disk. Those in NOISE have random ones, so that what they compute depends on all they were given, for
+tests that compare answers. In `split/` is the real small model again, in three files. All are written with the `gguf` package, the
 reference writer of the format, and kept in the user's cache folder under a name that changes with this script.
 """
 
@@ -155,6 +156,32 @@ class Model:
         writer.add_token_merges(["t 1"])
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(1)
+
+
+def fill(path):
+    """Random weights in place of the zeros, the same on every machine."""
+    import gguf
+    import numpy as np
+
+    random = np.random.default_rng(1)
+    for tensor in gguf.GGUFReader(path, "r+").tensors:
+        kind, data = tensor.tensor_type.name, tensor.data
+        if kind == "Q4_K":
+            # Blocks of two halves (scale and least value), 12 bytes of smaller scales and minima, 128 of 4-bit numbers:
+            # any bytes will do for these, and the halves make the weights small, with a mean of zero.
+            blocks = random.integers(0, 256, data.shape, dtype=np.uint8).reshape(-1, 144)
+            blocks[:, :4] = np.frombuffer(np.array([2e-4, 1.5e-3], np.float16).tobytes(), np.uint8)
+            data[:] = blocks.reshape(data.shape)
+        elif kind != "F32":
+            weights = random.normal(0, 0.04, tensor.shape[::-1]).astype(np.float32)
+            data[:] = gguf.quants.quantize(weights, tensor.tensor_type)
+        elif tensor.name.endswith(("norm.weight", "ssm_d")):
+            data[:] = 1
+        elif tensor.name.endswith("ssm_a"):
+            data[:] = -random.uniform(0.1, 1, data.shape)
+        else:
+            data[:] = random.normal(0, 0.1, data.shape)
+        data.flush()
 
 
 def heads(count, kv, **more):
@@ -390,12 +417,16 @@ def blocks(made):
 
 
 MODELS = [llama, qwen2, qwen3, qwen3moe, gemma2, gemma3, phi3, gpt2, mamba, mamba2, jamba, granitehybrid, bert, deepseek2]
+NOISE = [llama, gemma3, mamba2, jamba, granitehybrid]
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--write"]:
         for make in MODELS:
-            make().write(Path(sys.argv[2]) / f"{make.__name__}.gguf")
+            path = Path(sys.argv[2]) / f"{make.__name__}.gguf"
+            make().write(path)
+            if make in NOISE:
+                fill(path)
         split(sys.argv[3], Path(sys.argv[2]) / "split")
     else:
         print(folder())

@@ -143,6 +143,14 @@ pub struct Usage {
     pub prompt_tokens: u32,
     /// Tokens that were generated and given as events.
     pub completion_tokens: u32,
+    /// Tokens that were guessed ahead, and how many of them came true, see
+    /// [`EngineConfig::draft_max`](crate::EngineConfig::draft_max).
+    pub draft_tokens: u32,
+    /// See [`draft_tokens`](Self::draft_tokens).
+    pub draft_accepted: u32,
+    /// Tokens that were taken out of the context to make room, see
+    /// [`Request::context_shift`](crate::Request::context_shift).
+    pub shifted_tokens: u32,
 }
 
 /// Milliseconds spent on a request.

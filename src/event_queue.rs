@@ -86,6 +86,11 @@ impl EventQueue {
         read(&self.inner.lock().trace)
     }
 
+    /// Counts tokens that were guessed ahead. Of a request that has ended, too: it was cancelled during the decode.
+    pub(crate) fn drafted(&self, tokens: u32, accepted: u32) {
+        self.inner.lock().trace.drafted(tokens, accepted);
+    }
+
     pub(crate) fn on_first_token(&self, call: impl FnOnce() + Send + 'static) {
         self.inner.lock().trace.on_first_token(call);
     }

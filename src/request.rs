@@ -133,6 +133,17 @@ pub struct Request {
     pub echo: bool,
     /// Goes on past the model's end-of-generation tokens. Default: false.
     pub ignore_eos: bool,
+    /// Goes on when the slot's context is full: half of the tokens behind the first `n_keep` are taken out of it, which then
+    /// read on as if they had never been there. Needs `max_tokens`, which may then be more than the context holds; not with a
+    /// KV cache other than `f16` or `f32`, nor for models whose memory cannot do it. Default: false, the end of the context
+    /// is the end.
+    pub context_shift: bool,
+    /// How many tokens at the beginning of the prompt `context_shift` leaves in the context, up to half of it; the one that
+    /// begins texts always stays. Default: 0.
+    pub n_keep: u32,
+    /// Most tokens to guess ahead, up to the engine's [`draft_max`](crate::EngineConfig::draft_max); 0: none. The answer
+    /// is the same. Default: as many as the engine allows.
+    pub draft_max: Option<u32>,
     /// Gives every token's raw logits (one `f32` per vocabulary entry, before sampling) with it. Default: false.
     pub logits: bool,
     /// Milliseconds from `submit` after which the request fails, 1 to 86400000: with `DeadlineUnmet` while no worker has
@@ -197,6 +208,9 @@ impl Default for Request {
             logprobs: None,
             echo: false,
             ignore_eos: false,
+            context_shift: false,
+            n_keep: 0,
+            draft_max: None,
             logits: false,
             timeout_ms: None,
             first_token_timeout_ms: None,
@@ -318,6 +332,20 @@ impl Request {
         self
     }
 
+    /// Sets [`context_shift`](Self::context_shift), and [`n_keep`](Self::n_keep).
+    #[must_use]
+    pub fn with_context_shift(mut self, n_keep: u32) -> Self {
+        (self.context_shift, self.n_keep) = (true, n_keep);
+        self
+    }
+
+    /// Sets [`draft_max`](Self::draft_max).
+    #[must_use]
+    pub fn with_draft_max(mut self, n: u32) -> Self {
+        self.draft_max = Some(n);
+        self
+    }
+
     /// Sets [`logits`](Self::logits).
     #[must_use]
     pub fn with_logits(mut self, logits: bool) -> Self {
@@ -358,6 +386,11 @@ impl Request {
         self.validate_input()?;
         if self.max_tokens == Some(0) {
             return Err(Error::invalid("max_tokens", "0 generates nothing; give at least 1 or leave it out"));
+        }
+        match (self.context_shift, self.max_tokens, self.n_keep) {
+            (true, None, _) => return Err(Error::invalid("context_shift", "would never end; give max_tokens, too")),
+            (false, _, 1..) => return Err(Error::invalid("n_keep", "has no meaning without context_shift")),
+            _ => {}
         }
         ranges::check(self)?;
         for (field, ms) in [
@@ -427,6 +460,8 @@ mod tests {
             ("min_p", Request::prompt("a").with_min_p(f32::INFINITY)),
             ("repeat_penalty", Request::prompt("a").with_repeat_penalty(0.0)),
             ("max_tokens", Request::prompt("a").with_max_tokens(0)),
+            ("context_shift", Request::prompt("a").with_context_shift(0)),
+            ("n_keep", Request { context_shift: false, ..Request::prompt("a").with_context_shift(1) }),
             ("timeout_ms", Request::prompt("a").with_timeout_ms(0)),
             ("first_token_timeout_ms", Request::prompt("a").with_first_token_timeout_ms(86_400_001)),
             ("inter_token_timeout_ms", Request::prompt("a").with_inter_token_timeout_ms(u64::MAX)),

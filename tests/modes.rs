@@ -95,7 +95,7 @@ fn deterministic_mode_repeats_itself() {
     assert_eq!(own, other[0]);
 }
 
-/// Models whose memory is no plain KV cache load and decode. Their weights are zeros: what they say means nothing.
+/// Models whose memory is no plain KV cache load and decode. What they say means nothing.
 #[test]
 fn windows_and_states_run() {
     for name in ["gemma3", "mamba2", "jamba", "granitehybrid", "deepseek2"] {

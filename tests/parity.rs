@@ -3,7 +3,7 @@
 
 mod support;
 
-use llamapen::{Event, Request};
+use llamapen::{EngineConfig, Event, PreparedEngine, Request};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
@@ -50,10 +50,15 @@ fn reference(test: &str) -> PathBuf {
 }
 
 /// Runs it on the prompts. Returns the tokens after each.
-fn run_reference(program: &Path, dir: &Path, prompts: &[String], n: usize, more: &[&OsStr]) -> Vec<Vec<i32>> {
-    let texts = dir.join("prompts");
+fn run_reference(
+    program: &Path,
+    engine: &PreparedEngine,
+    prompts: &[String],
+    n: usize,
+    more: &[&OsStr],
+) -> Vec<Vec<i32>> {
+    let texts = program.with_file_name("prompts");
     fs::write(&texts, prompts.join("\0") + "\0").unwrap();
-    let engine = llamapen::prepare(&support::config()).unwrap();
     let output = Command::new(program)
         .arg(support::model())
         .args(["--threads", "1", "--ignore-eos", "--n-predict", &n.to_string()])
@@ -75,8 +80,8 @@ fn penalised_tokens_equal_those_of_the_engines_own_sampler() {
     let program = reference("penalties");
     let dir = program.parent().unwrap();
     let (prompts, n) = (&prompts()[..4], 64);
-    let expected = run_reference(&program, dir, prompts, n, &["--penalties".as_ref()]);
     let supervisor = support::start(&support::config());
+    let expected = run_reference(&program, supervisor.engine(), prompts, n, &["--penalties".as_ref()]);
     for (prompt, expected) in prompts.iter().zip(expected) {
         let mut request = Request::prompt(prompt).with_temperature(0.0).with_max_tokens(n as u32).with_ignore_eos(true);
         let plain = support::read(supervisor.submit(request.clone()).unwrap()).unwrap().tokens;
@@ -91,7 +96,7 @@ fn penalised_tokens_equal_those_of_the_engines_own_sampler() {
 
 #[test]
 fn greedy_tokens_equal_and_logits_are_bit_identical() {
-    compare("greedy", &prompts(), TOKENS);
+    compare("greedy", &support::config(), &prompts(), TOKENS, &[], |request| request);
 }
 
 /// Nothing can have been kept for these prompts: each carries a fact that was drawn just now.
@@ -103,29 +108,46 @@ fn a_fresh_random_fact_has_the_engines_own_logits() {
             format!("<|im_start|>user\nThe code is {fact}. Say the code.<|im_end|>\n<|im_start|>assistant\n")
         })
         .collect();
-    let last = compare("fact", &prompts, 16);
+    let last = compare("fact", &support::config(), &prompts, 16, &[], |request| request);
     for (i, row) in last.iter().enumerate() {
         assert!(!last[..i].contains(row), "{prompts:?}: the facts make no difference");
     }
 }
 
+/// More tokens than the context holds: it is shifted as llama.cpp's own programs do it.
+#[test]
+fn a_shifted_context_has_the_engines_own_logits() {
+    let config = support::config().with_n_ctx(128).with_slots(2);
+    compare("shift", &config, &prompts()[1..3], 200, &["--context-shift".as_ref(), "7".as_ref()], |request| {
+        request.with_context_shift(7)
+    });
+}
+
 /// Compares tokens, and logits bit by bit. Returns the last logits of each prompt.
-fn compare(test: &str, prompts: &[String], n: usize) -> Vec<Vec<u8>> {
+fn compare(
+    test: &str,
+    config: &EngineConfig,
+    prompts: &[String],
+    n: usize,
+    more: &[&OsStr],
+    with: impl Fn(Request) -> Request,
+) -> Vec<Vec<u8>> {
     let program = reference(test);
-    let dir = program.parent().unwrap();
-    let logits_path = dir.join("logits");
-    let expected = run_reference(&program, dir, prompts, n, &["--logits".as_ref(), logits_path.as_ref()]);
-    let engine = llamapen::prepare(&support::config()).unwrap();
+    let logits_path = program.with_file_name("logits");
+    let supervisor = support::start(config);
+    let engine = supervisor.engine();
+    let more = [more, &["--logits".as_ref(), logits_path.as_ref()]].concat();
+    let expected = run_reference(&program, engine, prompts, n, &more);
     let mut logits = std::io::BufReader::new(fs::File::open(&logits_path).unwrap());
     let mut row = vec![0u8; 4 * engine.info().n_vocab as usize];
     let mut last = Vec::new();
 
-    let supervisor = support::start(&support::config());
     for (prompt, expected) in prompts.iter().zip(expected) {
         assert_eq!(expected.len(), n, "{prompt:?}");
         let request = Request::prompt(prompt).with_temperature(0.0).with_ignore_eos(true).with_logits(true);
+        let request = with(request.with_max_tokens(n as u32));
         let mut tokens = Vec::new();
-        for event in supervisor.submit(request.with_max_tokens(n as u32)).unwrap() {
+        for event in supervisor.submit(request).unwrap() {
             match event {
                 Event::Token(token) => {
                     logits.read_exact(&mut row).unwrap();
@@ -141,6 +163,6 @@ fn compare(test: &str, prompts: &[String], n: usize) -> Vec<Vec<u8>> {
         last.push(row.clone());
     }
     assert_eq!(logits.read(&mut row).unwrap(), 0, "all logits were compared");
-    fs::remove_dir_all(dir).unwrap();
+    fs::remove_dir_all(program.parent().unwrap()).unwrap();
     last
 }

@@ -57,6 +57,7 @@ class PreparedEngine:
     swa_full = _Decided[bool]("Whether layers with a sliding window remember every position.")
     prefix_cache = _Decided[bool]("Whether slots keep what they computed for requests that begin alike.")
     prefix_store_bytes = _Decided[int]("Host memory for saved beginnings, in bytes.")
+    draft_max = _Decided[int]("Most tokens that are guessed ahead; 0: none.")
     devices = _Decided[List[int]]("Indices of the GPUs that are used, the main one first; empty on the CPU.")
     device_mask = _Decided[str]("The same in the form of a configuration.")
     require_gpu = _Decided[bool]("Whether a GPU is a must.")
@@ -133,6 +134,8 @@ def prepare(
       ``q4_1``, ``q4_0``, ``iq4_nl``. ``flash_attention`` (true where possible), ``swa_full`` (false).
     * ``prefix_cache``: slots keep what they computed, and a request that begins as an earlier one decodes only the rest
       (true); ``prefix_store_bytes``: memory for saved beginnings whose slots were needed otherwise (0).
+    * ``draft_max``: most tokens that are guessed ahead from the text itself and checked in one decode (0 to 15; 0). Answers
+      are the same, and faster where they repeat. ``draft_max`` in a worker's health is 0 where they would not be the same.
     * ``devices``: ``"auto"``, ``"none"`` or indices such as ``"0,1"``; ``require_gpu`` (false), ``n_gpu_layers`` (all),
       ``tensor_split`` such as ``"3,1"`` (by memory).
     * ``memory_limit``: bytes besides mapped weights (what the machine allows). ``shrink``: what may be reduced to fit, each

@@ -96,7 +96,8 @@ class Finished:
     #: Text held back: it might have become a stop string, or its last character never became complete (U+FFFD stands for
     #: it). Mostly empty.
     text: str
-    #: ``prompt_tokens``, ``completion_tokens``.
+    #: ``prompt_tokens``, ``completion_tokens``, ``draft_tokens`` (guessed ahead), ``draft_accepted`` (that came true),
+    #: ``shifted_tokens`` (taken out of a full context).
     usage: Dict[str, int]
     #: Milliseconds: ``queued_ms``, ``prefill_ms``, ``decode_ms``, ``first_token_ms``.
     timings: Dict[str, float]

@@ -80,6 +80,11 @@ class Supervisor:
         ``params`` that end it: ``max_tokens`` (default: what the context holds), ``stop`` (texts, which are not given),
         ``stop_tokens`` (ids), ``ignore_eos`` (false).
 
+        Past the end of the context: ``context_shift`` (false; true needs ``max_tokens``: half of the tokens behind the first
+        ``n_keep`` (0) are taken out whenever it is full. Not with every model and KV cache: `Unsupported`).
+
+        Of the speed: ``draft_max`` (tokens to guess ahead, at most the engine's; default: the engine's).
+
         Of the sampling, in the order of use: ``logit_bias`` (``{id: bias}``, -1000 to 1000, or false for never),
         ``repeat_penalty`` (1.0), ``frequency_penalty`` (0), ``presence_penalty`` (0), ``penalty_last_n`` (64),
         ``dry_multiplier`` (0, off), ``dry_base`` (1.75), ``dry_allowed_length`` (2), ``dry_penalty_last_n`` (64),

@@ -69,6 +69,37 @@ class Reports(unittest.TestCase):
         self.assertIsNone(run()[0].prompt)
 
 
+class Guesses(unittest.TestCase):
+    """draft_max changes no answer, and says what came true."""
+
+    def test_the_answer_is_the_same(self):
+        engine = support.engine(n_ctx=512, draft_max=7)
+        self.assertEqual(engine.draft_max, 7)
+        params = {"prompt": "la li lo lu, " * 8, "temperature": 0, "max_tokens": 30, "ignore_eos": True}
+        with support.llamapen.Supervisor(engine) as supervisor:
+            answers = [list(supervisor.submit(**params, draft_max=most)) for most in (0, 7)]
+            self.assertEqual(supervisor.health()["workers"][0]["draft_max"], 7)
+            with self.assertRaisesRegex(support.llamapen.InvalidParams, "draft_max"):
+                supervisor.submit(**params, draft_max=8)
+        texts = ["".join(event.text for event in answer if isinstance(event, Token)) for answer in answers]
+        self.assertEqual(*texts)
+        plain, guessed = (answer[-1].usage for answer in answers)
+        self.assertEqual((plain["draft_tokens"], plain["draft_accepted"]), (0, 0))
+        self.assertTrue(10 < guessed["draft_accepted"] <= guessed["draft_tokens"], guessed)
+
+
+class Shifts(unittest.TestCase):
+    def test_a_full_context_goes_on_where_asked_for(self):
+        params = {"tokens": list(range(1000, 1020)), "max_tokens": 100, "ignore_eos": True}
+        with support.llamapen.Supervisor(support.engine(n_ctx=48)) as supervisor:
+            with self.assertRaises(support.llamapen.ContextOverflow):
+                supervisor.submit(**params)
+            *_, end = supervisor.submit(**params, context_shift=True, n_keep=8)
+            self.assertEqual((end.reason, end.usage["completion_tokens"]), ("length", 100))
+            # Of 48 tokens 20 behind the first 8 go, four times.
+            self.assertEqual(end.usage["shifted_tokens"], 80)
+
+
 class Biases(unittest.TestCase):
     def test_they_forbid_and_force(self):
         ids = [token.token for token in run()[1]]

@@ -65,6 +65,12 @@ pub struct EngineConfig {
     /// requests; 0: none are saved. Default: 0.
     #[serde(default)]
     pub prefix_store_bytes: u64,
+    /// Most tokens that are guessed ahead from the text itself and checked in one decode (n-gram speculation, prompt
+    /// lookup), 0 to 15; 0: none. The answer is the same bit by bit: a worker where it would not be makes no guesses, see
+    /// [`WorkerHealth::draft_max`](crate::WorkerHealth::draft_max). It is faster where the answer repeats its prompt or
+    /// itself. Default: 0.
+    #[serde(default)]
+    pub draft_max: u32,
     /// GPUs that may be used: `auto`, `none`, or indices such as `0,1`. Default: `auto`.
     #[serde(default)]
     pub devices: DeviceMask,
@@ -220,6 +226,7 @@ impl EngineConfig {
             swa_full: false,
             prefix_cache: true,
             prefix_store_bytes: 0,
+            draft_max: 0,
             devices: DeviceMask::Auto,
             require_gpu: false,
             n_gpu_layers: None,
@@ -266,6 +273,7 @@ impl EngineConfig {
         with_swa_full, swa_full: bool => swa_full;
         with_prefix_cache, prefix_cache: bool => prefix_cache;
         with_prefix_store_bytes, prefix_store_bytes: u64 => prefix_store_bytes;
+        with_draft_max, draft_max: u32 => draft_max;
         with_devices, devices: DeviceMask => devices;
         with_require_gpu, require_gpu: bool => require_gpu;
         with_n_gpu_layers, n_gpu_layers: u32 => Some(n_gpu_layers);

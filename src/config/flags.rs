@@ -47,6 +47,7 @@ const FLAGS: &[Flag] = &[
     flag("swa_full", &[], Kind::Switch),
     flag("prefix_cache", &["--cache-prompt"], Kind::Switch),
     flag("prefix_store_bytes", &[], Kind::Number),
+    flag("draft_max", &["--draft", "--draft-n"], Kind::Number),
     flag("devices", &["-dev", "--device", "--device-mask"], Kind::Text),
     flag("require_gpu", &["--gpu-only"], Kind::Switch),
     flag("n_gpu_layers", &["-ngl", "--ngl", "--gpu-layers"], Kind::NumberOr(&["all", "auto", "-1", "-2"])),

@@ -36,6 +36,9 @@ pub struct llamapen_engine {
 ///   "prefix_cache"     true (default): slots keep what they computed, and a request that begins as an earlier one decodes
 ///                      only the rest ("cached_tokens" of its STARTED event).
 ///   "prefix_store_bytes"  host memory for saved beginnings whose slots were needed for other requests; 0: none are saved.
+///   "draft_max"        most tokens that are guessed ahead from the text itself and checked in one decode, 0 to 15: answers
+///                      are the same, and faster where they repeat; 0. A worker where they would not be the same makes no
+///                      guesses and says so ("draft_max" of its health).
 ///   "devices"          GPUs that may be used: "auto" (default), "none", or indices such as "0,1", the main one first.
 ///   "require_gpu"      true: fail where there is no usable GPU, instead of using the CPU; false.
 ///   "n_gpu_layers"     layers on GPUs, the output layer counted as one; all, where GPUs are used.

@@ -160,6 +160,12 @@ pub unsafe extern "C" fn llamapen_supervisor_free(supervisor: *mut llamapen_supe
 /// Ends: "max_tokens" (what the context holds), "stop" (texts, at most 16 of 1 to 256 bytes: they are not given, and text
 /// that may begin one is held back until that is decided), "stop_tokens" (ids, at most 256), "ignore_eos" (false).
 ///
+/// Past the end of the context: "context_shift" (false; true needs "max_tokens": half of the tokens behind the first "n_keep"
+/// (0) are taken out whenever it is full, "shifted_tokens" of "usage" in all. Not with every model and KV cache).
+///
+/// Speed: "draft_max" (tokens to guess ahead, at most the engine's; the engine's). "usage" of the FINISHED event has the
+/// "draft_tokens" that were guessed and the "draft_accepted" that came true.
+///
 /// Sampling, in the order of use: "logit_bias" ([[id, bias], ...] or {"id": bias}, -1000 to 1000, false: never),
 /// "repeat_penalty" (1), "frequency_penalty" (0), "presence_penalty" (0), "penalty_last_n" (64), "dry_multiplier" (0, off),
 /// "dry_base" (1.75), "dry_allowed_length" (2), "dry_penalty_last_n" (64), "dry_sequence_breakers" (["\n", ":", "\"", "*"]),

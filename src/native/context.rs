@@ -24,6 +24,8 @@ pub(crate) struct ContextParams {
     pub n_seq: u32,
     /// Most tokens of a batch.
     pub n_ubatch: u32,
+    /// Most tokens of a batch that have logits, at least `n_seq`.
+    pub n_outputs: u32,
     pub n_threads: u32,
     pub flash_attention: bool,
     pub kv_type_k: GgmlType,
@@ -92,6 +94,7 @@ impl Context {
             n_ctx: params.n_ctx,
             n_seq: params.n_seq,
             n_ubatch: params.n_ubatch,
+            n_outputs: params.n_outputs,
             n_threads: params.n_threads,
             flash_attention: params.flash_attention,
             kv_type_k: params.kv_type_k.number().cast_signed(),
@@ -153,6 +156,21 @@ impl Context {
     /// Forgets a whole sequence.
     pub(crate) fn clear(&mut self, sequence: u32) -> Result<(), NativeError> {
         self.cut(sequence, 0).map(drop)
+    }
+
+    /// Whether [`shift`](Self::shift) can be used.
+    pub(crate) fn can_shift(&self) -> bool {
+        // SAFETY: the context is alive.
+        unsafe { sys::lp_can_shift(self.raw.as_ptr()) }
+    }
+
+    /// Forgets `n` positions of a sequence from `from` on, and moves what is behind them there. False: its memory cannot.
+    pub(crate) fn shift(&mut self, sequence: u32, from: u32, n: u32) -> Result<bool, NativeError> {
+        let (sequence, from, n) = (index(sequence), index(from), index(n));
+        // SAFETY: the context is alive.
+        let done =
+            error::value(|e| unsafe { sys::lp_seq_shift(self.raw.as_ptr(), sequence, from, n, e) }, |done| *done < 0)?;
+        Ok(done == 1)
     }
 
     /// Whether the memory of a sequence has every position since the first, so that it can be cut anywhere. Windows

@@ -32,6 +32,7 @@ struct lp_context {
     std::vector<llama_seq_id *> seq_id;
     // Where the kernels of the CPU are chosen; owned by the context.
     ggml_backend_t cpu = nullptr;
+    ggml_type type_k = GGML_TYPE_COUNT;
 };
 
 // How long ggml's idle compute threads poll for work before they sleep, of 0 to 100. A decode follows the last within
@@ -134,14 +135,14 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
         native_params.n_seq_max = params->n_seq;
         native_params.n_batch = params->n_ubatch;
         native_params.n_ubatch = params->n_ubatch;
-        // A sequence needs logits for its last token only; room for all would be n_ubatch times the vocabulary.
-        native_params.n_outputs_max = params->n_seq;
+        // Few tokens need logits; room for all would be n_ubatch times the vocabulary.
+        native_params.n_outputs_max = params->n_outputs;
         native_params.n_threads = static_cast<int32_t>(params->n_threads);
         native_params.n_threads_batch = static_cast<int32_t>(params->n_threads);
         // KV per sequence: requests in one batch do not change each other's results.
         native_params.kv_unified = false;
         native_params.flash_attn_type = params->flash_attention ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
-        native_params.type_k = static_cast<ggml_type>(params->kv_type_k);
+        native_params.type_k = context->type_k = static_cast<ggml_type>(params->kv_type_k);
         native_params.type_v = static_cast<ggml_type>(params->kv_type_v);
         native_params.swa_full = params->swa_full;
         native_params.no_perf = true;
@@ -223,6 +224,27 @@ const float * lp_logits(lp_context * context, int32_t i, lp_error * error) {
 int32_t lp_seq_cut(lp_context * context, int32_t sequence, int32_t from, lp_error * error) {
     return guarded(error, -1, [&] {
         return llama_memory_seq_rm(llama_get_memory(context->context.get()), sequence, from, -1) ? 1 : 0;
+    });
+}
+
+bool lp_can_shift(const lp_context * context) {
+    const llama_context * native = context->context.get();
+    const llama_model * model = llama_get_model(native);
+    const llama_cparams & params = native->get_cparams();
+    // llama.cpp rotates the keys of all sequences, most of them by nothing. That leaves them as they are only if it is a
+    // rotation in place (of F16 or F32) and nothing else: YaRN and LongRoPE scale, too.
+    const auto rotates = [](ggml_type type) { return type == GGML_TYPE_F16 || type == GGML_TYPE_F32; };
+    return rotates(context->type_k) && llama_model_rope_type(model) != LLAMA_ROPE_TYPE_NONE &&
+           params.yarn_ext_factor == 0.0f && params.yarn_attn_factor == 1.0f && !llama_model_is_recurrent(model) &&
+           !llama_model_is_hybrid(model) && llama_memory_can_shift(llama_get_memory(native));
+}
+
+int32_t lp_seq_shift(lp_context * context, int32_t sequence, int32_t from, int32_t n, lp_error * error) {
+    return guarded(error, -1, [&] {
+        const llama_memory_t memory = llama_get_memory(context->context.get());
+        if (!llama_memory_seq_rm(memory, sequence, from, from + n)) return 0;
+        llama_memory_seq_add(memory, sequence, from + n, -1, -n);
+        return 1;
     });
 }
 

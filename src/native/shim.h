@@ -68,6 +68,7 @@ typedef struct lp_context_params {
     uint32_t n_ctx;    // positions per sequence
     uint32_t n_seq;    // sequences, each with KV of its own
     uint32_t n_ubatch; // tokens per decode at most
+    uint32_t n_outputs; // of which so many with logits
     uint32_t n_threads;
     bool flash_attention;
     int32_t kv_type_k; // ggml type numbers
@@ -96,6 +97,11 @@ const float * lp_logits(lp_context * context, int32_t i, lp_error * error);
 // Forgets a sequence from a position on; 0 forgets it whole, which always succeeds. 1: done. 0: its memory cannot go back
 // there, and has to be cleared. -1 on error.
 int32_t lp_seq_cut(lp_context * context, int32_t sequence, int32_t from, lp_error * error);
+// Whether lp_seq_shift can be used: keys are rotated in place to their new positions, and those of all others stay as they
+// are, bit by bit.
+bool lp_can_shift(const lp_context * context);
+// Forgets n positions of a sequence from one on, and moves what is behind them there. As lp_seq_cut.
+int32_t lp_seq_shift(lp_context * context, int32_t sequence, int32_t from, int32_t n, lp_error * error);
 // First position that the memory of a sequence still has, -1 if it is empty, -2 on error. Above 0 where only the last
 // ones are kept: then no position can be taken back.
 int32_t lp_seq_first(const lp_context * context, int32_t sequence, lp_error * error);

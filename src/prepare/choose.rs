@@ -1,7 +1,7 @@
 //! What `prepare` chooses: context, batches, threads, cache, devices, and whether it fits.
 
 use super::fit::{self, Fitted};
-use super::memory::{Demand, MemoryPlan};
+use super::memory::{self, Demand, MemoryPlan};
 use crate::config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, in_range};
 use crate::device::{DeviceMask, LayerSplit, decide};
 use crate::error::{Error, Result};
@@ -12,6 +12,8 @@ use crate::model::{Header, ModelInfo};
 const MAX_CTX: u32 = 1 << 24;
 const MAX_UBATCH: u32 = 4096;
 const MAX_SLOTS: u32 = 64;
+/// Longer guesses come true too seldom to be worth their outputs.
+pub(crate) const MAX_DRAFT: u32 = 15;
 /// Longest micro-batch with which prefill and decode give equal bits: from 64 rows on, flash attention on the CPU takes
 /// another path.
 const MAX_EXACT_UBATCH: u32 = 63;
@@ -47,6 +49,7 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
     let (workers, threads) = cores(config, machine)?;
     let slots = slots(config)?;
     let n_ctx = context(config, info, slots)?;
+    drafts(config, model)?;
     let n_ubatch = micro_batch(config, n_ctx, slots)?;
     if config.prefix_store_bytes > 0 && !config.prefix_cache {
         return Err(Error::invalid("prefix_store_bytes", "nothing is saved without prefix_cache"));
@@ -78,6 +81,7 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         kv_type_v: kv_type_v.ggml(),
         swa_full: config.swa_full,
         prefix_store_bytes: config.prefix_store_bytes,
+        draft_max: config.draft_max,
         use_mmap: config.use_mmap,
     };
     let wanted =
@@ -160,10 +164,24 @@ fn context(config: &EngineConfig, info: &ModelInfo, slots: u32) -> Result<u32> {
     Ok(n_ctx)
 }
 
+/// Guesses need a memory that can be taken back.
+fn drafts(config: &EngineConfig, model: &Header) -> Result<()> {
+    in_range("draft_max", config.draft_max, 0..=MAX_DRAFT)?;
+    if config.draft_max > 0 && memory::recurs(model) {
+        let architecture = &model.info().architecture;
+        return Err(Error::Unsupported(format!(
+            "draft_max: a {architecture} model keeps a state that cannot go back to before a guess that was wrong; use 0"
+        )));
+    }
+    Ok(())
+}
+
 fn micro_batch(config: &EngineConfig, n_ctx: u32, slots: u32) -> Result<u32> {
     let most = if config.deterministic { MAX_EXACT_UBATCH } else { MAX_UBATCH };
-    let n_ubatch = config.n_ubatch.unwrap_or(DEFAULT_UBATCH.min(most).min(n_ctx).max(slots));
-    in_range("n_ubatch", n_ubatch, slots..=most)?;
+    // A token for every slot, and a whole guess for one.
+    let least = slots + config.draft_max;
+    let n_ubatch = config.n_ubatch.unwrap_or(DEFAULT_UBATCH.min(most).min(n_ctx).max(least));
+    in_range("n_ubatch", n_ubatch, least..=most)?;
     Ok(n_ubatch)
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Number of the serialized form; another one is refused.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// What [`prepare`](crate::prepare()) decided. Immutable; serializes to JSON and back; cheap to clone and to share.
 ///
@@ -42,6 +42,7 @@ pub struct PreparedEngine {
     swa_full: bool,
     prefix_cache: bool,
     prefix_store_bytes: u64,
+    draft_max: u32,
     devices: Vec<u32>,
     device_mask: DeviceMask,
     require_gpu: bool,
@@ -94,6 +95,7 @@ impl PreparedEngine {
             swa_full: config.swa_full,
             prefix_cache: config.prefix_cache,
             prefix_store_bytes: config.prefix_store_bytes,
+            draft_max: config.draft_max,
             devices: choices.devices,
             device_mask,
             require_gpu: config.require_gpu,
@@ -228,6 +230,17 @@ impl PreparedEngine {
     #[must_use]
     pub fn prefix_store_bytes(&self) -> u64 {
         self.prefix_store_bytes
+    }
+
+    /// Most tokens that are guessed ahead; 0: none.
+    #[must_use]
+    pub fn draft_max(&self) -> u32 {
+        self.draft_max
+    }
+
+    /// Most tokens of a batch that can have logits.
+    pub(crate) fn n_outputs(&self) -> u32 {
+        (self.slots * (1 + self.draft_max)).min(self.n_ubatch)
     }
 
     /// Indices of the GPUs that are used, the main one first; empty on the CPU.
@@ -375,6 +388,7 @@ impl PreparedEngine {
             .with_swa_full(self.swa_full)
             .with_prefix_cache(self.prefix_cache)
             .with_prefix_store_bytes(self.prefix_store_bytes)
+            .with_draft_max(self.draft_max)
             .with_devices(self.device_mask.clone())
             .with_require_gpu(self.require_gpu)
             .with_n_gpu_layers(self.n_gpu_layers)

@@ -1,5 +1,6 @@
 //! What can be said of a request before it is queued, without native code: the exact check follows in the worker.
 
+use crate::config::in_range;
 use crate::error::{Error, Rejected, Result};
 use crate::prepare::PreparedEngine;
 use crate::request::Request;
@@ -15,8 +16,10 @@ pub(super) fn check(request: &Request, engine: &PreparedEngine) -> Result<()> {
         let message = "messages: the model's file has no chat template; send a prompt in the model's own format";
         return Err(Error::Unsupported(message.into()));
     }
+    in_range("draft_max", request.draft_max.unwrap_or(0), 0..=engine.draft_max())?;
+    in_range("n_keep", request.n_keep, 0..=engine.n_ctx() / 2)?;
     let at_least = at_least_tokens(request, engine);
-    let max_tokens = u64::from(request.max_tokens.unwrap_or(1));
+    let max_tokens = u64::from(request.max_tokens.filter(|_| !request.context_shift).unwrap_or(1));
     if at_least + max_tokens > n_ctx {
         let message = format!(
             "the input has at least {at_least} tokens and max_tokens is {max_tokens}, but a slot's context holds {n_ctx}; shorten one of them, or prepare with a larger n_ctx"

@@ -55,6 +55,9 @@ pub struct WorkerHealth {
     pub memory_bytes: u64,
     /// Tokens of a prompt that it decodes at a time; 0 before it has measured that.
     pub prefill_piece: u32,
+    /// Most tokens that it guesses ahead: the engine's `draft_max`, or 0 where checking several tokens in one decode gives
+    /// other bits than one by one. That depends on the model's quantisation and on the CPU.
+    pub draft_max: u32,
     /// Positions that its slots hold: of running requests, and of ended ones as long as their place is not needed.
     pub kv_used: u64,
     /// Positions that its slots can hold.

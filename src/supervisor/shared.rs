@@ -201,6 +201,7 @@ impl Shared {
             active: worker.active(),
             memory_bytes: worker.memory(),
             prefill_piece: worker.prefill_piece(),
+            draft_max: worker.draft_max(),
             kv_used,
             kv_total: u64::from(self.prepared.slots()) * u64::from(self.prepared.n_ctx()),
             prefix_store_used,

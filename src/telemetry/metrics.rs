@@ -79,6 +79,10 @@ pub struct WorkerMetrics {
     pub tokens_cached_total: u64,
     /// Tokens that were generated and given as events.
     pub tokens_out_total: u64,
+    /// Tokens that were guessed ahead.
+    pub draft_tokens_total: u64,
+    /// How many of them came true.
+    pub draft_accepted_total: u64,
     /// From `submit` until it took a request up.
     pub latency_queue_ms: Histogram,
     /// From `submit` until the first token of a request.
@@ -143,6 +147,8 @@ impl WorkerMetrics {
             tokens_in_total: counters.tokens_in.get(),
             tokens_cached_total: counters.tokens_cached.get(),
             tokens_out_total: counters.tokens_out.get(),
+            draft_tokens_total: counters.draft_tokens.get(),
+            draft_accepted_total: counters.draft_accepted.get(),
             latency_queue_ms: counters.latency_queue.snapshot(),
             latency_first_token_ms: counters.latency_first_token.snapshot(),
             latency_inter_token_ms: counters.latency_inter_token.snapshot(),

@@ -50,7 +50,7 @@ fn of_pool(text: &mut Text, metrics: &Metrics) {
 
 fn of_workers(text: &mut Text, workers: &[WorkerMetrics]) {
     type Number = fn(&WorkerMetrics) -> u64;
-    let numbers: [(&str, &str, &str, Number); 9] = [
+    let numbers: [(&str, &str, &str, Number); 11] = [
         ("worker_ready", GAUGE, "1 if the worker takes requests.", |w| w.ready.into()),
         ("restart_count", COUNTER, "Restarts of the worker.", |w| w.restart_count),
         ("backoff_ms", GAUGE, "Milliseconds that the next restart waits; 0 once ready.", |w| w.backoff_ms),
@@ -60,6 +60,8 @@ fn of_workers(text: &mut Text, workers: &[WorkerMetrics]) {
         ("tokens_in_total", COUNTER, "Tokens of prompts, those in the KV cache included.", |w| w.tokens_in_total),
         ("tokens_cached_total", COUNTER, "Tokens of prompts that were in the KV cache.", |w| w.tokens_cached_total),
         ("tokens_out_total", COUNTER, "Tokens generated.", |w| w.tokens_out_total),
+        ("draft_tokens_total", COUNTER, "Tokens guessed ahead.", |w| w.draft_tokens_total),
+        ("draft_accepted_total", COUNTER, "Tokens guessed ahead that came true.", |w| w.draft_accepted_total),
     ];
     for (name, kind, help, number) in numbers {
         text.head(name, kind, help);

@@ -104,6 +104,19 @@ impl Trace {
         Span::clone(&self.span)
     }
 
+    /// So many tokens were guessed ahead, and so many of them came true.
+    pub(crate) fn drafted(&mut self, tokens: u32, accepted: u32) {
+        // The end of a request has its own sums.
+        if self.end.is_none() {
+            self.usage.draft_tokens += tokens;
+            self.usage.draft_accepted += accepted;
+        }
+        if let Some(counters) = self.counters() {
+            counters.draft_tokens.add(tokens.into());
+            counters.draft_accepted.add(accepted.into());
+        }
+    }
+
     fn counters(&self) -> Option<&WorkerCounters> {
         Some(&**self.telemetry.workers.get(self.worker? as usize)?)
     }
@@ -135,7 +148,8 @@ impl Trace {
                 Of::FirstToken(self.on_first_token.take())
             }
             Event::Restarted(_) => return None,
-            Event::Finished(Finished { reason, timings, .. }) => {
+            Event::Finished(Finished { reason, timings, usage, .. }) => {
+                self.usage = *usage;
                 self.telemetry.count_finished(*reason);
                 if let Some(counters) = self.counters() {
                     counters.latency_decode.add(timings.decode_ms);

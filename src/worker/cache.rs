@@ -83,6 +83,11 @@ impl Cache {
         Ok((slot, cached))
     }
 
+    /// What a slot holds.
+    pub(super) fn tokens(&self, slot: usize) -> &[i32] {
+        &self.held[slot].tokens
+    }
+
     /// A token was decoded.
     pub(super) fn decoded(&mut self, slot: usize, token: i32) {
         self.held[slot].tokens.push(token);
@@ -103,11 +108,24 @@ impl Cache {
         self.cut(context, slot, held)
     }
 
+    /// Makes room in a slot: takes out half of what is behind the first `keep` tokens, and moves the rest there. Returns how
+    /// many tokens are gone; 0: the memory cannot do that.
+    pub(super) fn shift(&mut self, context: &mut Context, slot: usize, keep: usize) -> Result<u32, NativeError> {
+        let n = (self.held[slot].tokens.len() - keep) / 2;
+        let count = |n: usize| u32::try_from(n).expect("at most n_ctx");
+        if !context.shift(slot as u32, count(keep), count(n))? {
+            return Ok(0);
+        }
+        self.held[slot].shift(keep, n);
+        Ok(count(n))
+    }
+
     /// The slot's request has ended.
     pub(super) fn released(&mut self, context: &mut Context, slot: usize) -> Result<(), NativeError> {
-        match self.keeps {
-            true => Ok(()),
-            false => self.cut(context, slot, 0).map(drop),
+        // What follows a gap is the beginning of nothing.
+        match if self.keeps { self.held[slot].gap } else { Some(0) } {
+            Some(useful) => self.cut(context, slot, useful).map(drop),
+            None => Ok(()),
         }
     }
 

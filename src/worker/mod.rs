@@ -4,6 +4,8 @@
 //! wrong in here ends this function, and the supervisor sees to the rest.
 
 mod cache;
+mod draft;
+mod exact;
 mod logprobs;
 mod pace;
 mod prefix;
@@ -69,6 +71,7 @@ impl Worker {
             n_ctx: self.prepared.n_ctx(),
             n_seq: self.prepared.slots(),
             n_ubatch: self.prepared.n_ubatch(),
+            n_outputs: self.prepared.n_outputs(),
             n_threads: self.prepared.threads(),
             flash_attention: self.prepared.flash_attention(),
             kv_type_k: kv_type_k.ggml(),
@@ -86,6 +89,11 @@ impl Worker {
             pace => pace?,
         };
         self.state.set_prefill_piece(pace.piece());
+        let draft_max = match self.draft_max(&mut context) {
+            Err(e) if e.status == NativeStatus::Aborted => return Ok(()),
+            draft_max => draft_max?,
+        };
+        self.state.set_draft_max(draft_max);
         ready();
         Loop {
             worker: &self,
@@ -95,6 +103,7 @@ impl Worker {
             pace,
             batch: Batch::default(),
             outputs: Vec::with_capacity(self.prepared.slots() as usize),
+            draft_max,
             next_prefill: 0,
         }
         .run()
@@ -114,9 +123,36 @@ impl Worker {
         Ok(pace)
     }
 
+    /// The engine's, or 0 where checking guesses would change answers.
+    fn draft_max(&self, context: &mut Context) -> Result<u32, NativeError> {
+        let wanted = self.prepared.draft_max();
+        if wanted == 0 {
+            return Ok(0);
+        }
+        // A guess of one slot, and a batch of several such: kernels take tokens in blocks of up to 16.
+        let (slot, all) = (1 + wanted, self.prepared.n_outputs().clamp(1 + wanted, 17));
+        let n_vocab = self.prepared.info().n_vocab;
+        let sizes = [slot, all].map(|size| size.min(self.prepared.n_ctx()));
+        let exact = exact::is_exact(context, sizes, |position| (position * 31 % n_vocab).cast_signed())?;
+        self.state.beat();
+        if !exact {
+            tracing::warn!(
+                worker = self.index,
+                "draft_max is without effect: with this model's quantisation, several tokens in one decode have other bits \
+                 on this CPU than one by one"
+            );
+        }
+        Ok(if exact { wanted } else { 0 })
+    }
+
     /// A token that every vocabulary has.
     fn some_token(&self) -> i32 {
-        self.prepared.info().bos_token_id.and_then(|id| i32::try_from(id).ok()).unwrap_or(0)
+        self.bos().unwrap_or(0)
+    }
+
+    /// The token that begins texts.
+    fn bos(&self) -> Option<i32> {
+        self.prepared.info().bos_token_id.and_then(|id| i32::try_from(id).ok())
     }
 
     /// Keeps what was really allocated, and says where the plan was too low.
@@ -157,8 +193,9 @@ struct Loop<'a> {
     cache: Cache,
     pace: Pace,
     batch: Batch,
-    /// Which slot has its logits at which index of the batch. Reused, as the batch is.
+    /// Which slot has its logits at which index of the batch, its guesses following. Reused, as the batch is.
     outputs: Vec<(usize, usize)>,
+    draft_max: u32,
     /// Which slot prefills next, so that several long prompts advance in turn.
     next_prefill: usize,
 }
@@ -247,6 +284,10 @@ impl Loop<'_> {
         let worker = self.worker;
         let (tokens, limit) =
             prompt::tokens(&job.request, &worker.model, worker.prepared.info(), worker.prepared.n_ctx())?;
+        if job.request.context_shift && !self.context.can_shift() {
+            let message = "context_shift: not with this model or its KV cache: what is in it cannot be moved";
+            return Err(Failed::new(Status::Unsupported, message));
+        }
         let engine = |e: NativeError| {
             let fault = WorkerFault::from(e);
             Failed::new(fault.status, fault.message)
@@ -260,7 +301,7 @@ impl Loop<'_> {
             false => None,
         };
         let piece = self.pace.piece() as usize;
-        Ok(Running::new(job.clone(), tokens, limit, piece, sampler, echo))
+        Ok(Running::new(job.clone(), tokens, limit, piece, self.draft_max, sampler, echo))
     }
 
     /// Processes the next piece of one prompt. Alone: a batch shape that depends on nothing but the prompt gives the
@@ -309,17 +350,27 @@ impl Loop<'_> {
         running.prefilled = end;
         match running.is_prefilling() {
             true => Ok(()),
-            false => self.sample(slot, self.batch.len() - 1),
+            false => self.sample(slot, self.batch.len() - 1).map(drop),
         }
     }
 
-    /// One token for every slot that has its prompt behind it.
+    /// One token for every slot that has its prompt behind it, and more where guesses come true.
     fn generate(&mut self) -> Result<(), Ended> {
+        self.make_room()?;
         self.batch.clear();
         self.outputs.clear();
-        for (slot, running) in self.slots.iter().enumerate() {
-            if let Some(running) = running.as_ref().filter(|r| !r.is_prefilling()) {
-                self.outputs.push((slot, self.batch.push(running.last, running.position(), slot as u32, true)));
+        let generating = self.slots.iter().flatten().filter(|running| !running.is_prefilling()).count();
+        let mut room = self.worker.prepared.n_ubatch() as usize - generating;
+        for (slot, running) in self.slots.iter_mut().enumerate() {
+            let Some(running) = running.as_mut().filter(|r| !r.is_prefilling()) else { continue };
+            let text = self.cache.tokens(slot);
+            let position = u32::try_from(text.len()).expect("at most n_ctx");
+            // A guess does not bring the shift of a context forward.
+            running.propose(text, room.min((self.worker.prepared.n_ctx() - position - 1) as usize));
+            room -= running.drafter.draft().len();
+            self.outputs.push((slot, self.batch.push(running.last, position, slot as u32, true)));
+            for (token, after) in running.drafter.draft().iter().zip(1..) {
+                self.batch.push(*token, position + after, slot as u32, true);
             }
         }
         if self.batch.is_empty() {
@@ -341,11 +392,35 @@ impl Loop<'_> {
         Ok(())
     }
 
+    /// Shifts the contexts that are full; only requests that asked for it get there. Right before a decode that no cancel
+    /// interrupts: that is when llama.cpp moves the keys.
+    fn make_room(&mut self) -> Result<(), Ended> {
+        let n_ctx = self.worker.prepared.n_ctx() as usize;
+        for slot in 0..self.slots.len() {
+            let Some(running) = &mut self.slots[slot] else { continue };
+            if running.is_prefilling() || self.cache.tokens(slot).len() < n_ctx {
+                continue;
+            }
+            let begins = running.prompt.first().copied() == self.worker.bos();
+            let keep = running.job.request.n_keep.max(begins.into()).min(running.prompt_tokens());
+            let gone = self.cache.shift(&mut self.context, slot, keep as usize)?;
+            running.shifted += gone;
+            if gone == 0 {
+                let message = "its context could not be shifted".into();
+                self.fail(slot, &NativeError { status: NativeStatus::Failed, message })?;
+            }
+        }
+        Ok(())
+    }
+
     /// A decode failed in a way that may be one request's fault: each is decoded alone, and those that fail alone end.
     fn one_by_one(&mut self, error: &NativeError) -> Result<(), Ended> {
         tracing::warn!(worker = self.worker.index, requests = self.outputs.len(), %error, "a decode failed: each is tried alone");
         for i in 0..self.outputs.len() {
             let (slot, _) = self.outputs[i];
+            if let Some(running) = &mut self.slots[slot] {
+                running.drafter.drop_draft();
+            }
             if !self.cache.rewind(&mut self.context, slot)? {
                 self.fail(slot, error)?;
             }
@@ -354,7 +429,8 @@ impl Loop<'_> {
             let (slot, _) = self.outputs[i];
             let Some(running) = &self.slots[slot] else { continue };
             self.batch.clear();
-            let output = self.batch.push(running.last, running.position(), slot as u32, true);
+            let position = u32::try_from(self.cache.tokens(slot).len()).expect("at most n_ctx");
+            let output = self.batch.push(running.last, position, slot as u32, true);
             match self.context.decode(&self.batch, Kernels::PerToken) {
                 Ok(()) => self.generated(slot, output)?,
                 Err(e) if is_of_its_batch(&e) => self.fail(slot, &e)?,
@@ -375,20 +451,44 @@ impl Loop<'_> {
         Ok(self.free(slot)?)
     }
 
-    /// A slot's last token was decoded.
+    /// A slot's last token was decoded, and what was guessed after it: picks the next one, and goes on as long as that is
+    /// what was guessed.
     fn generated(&mut self, slot: usize, output: usize) -> Result<(), Ended> {
         let running = self.slots[slot].as_ref().expect("a slot with an output runs");
-        self.cache.decoded(slot, running.last);
-        self.sample(slot, output)
-    }
-
-    fn sample(&mut self, slot: usize, output: usize) -> Result<(), Ended> {
-        let logits = self.context.logits(output)?;
-        let running = self.slots[slot].as_mut().expect("a slot with an output runs");
-        if let After::Free = running.sample(&self.worker.model, logits)? {
-            self.free(slot)?;
+        let (job, guessed) = (running.job.clone(), running.drafter.draft().len());
+        let (mut picked, mut right) = (0, 0);
+        while picked == right
+            && let Some(running) = &self.slots[slot]
+        {
+            self.cache.decoded(slot, running.last);
+            right = self.sample(slot, output + picked)?;
+            picked += 1;
+        }
+        if guessed == 0 {
+            return Ok(());
+        }
+        job.events.drafted(guessed as u32, right as u32);
+        if let Some(running) = &mut self.slots[slot] {
+            running.drafter.judge();
+        }
+        // What was decoded of a guess that was wrong is forgotten.
+        if picked <= guessed && !self.cache.rewind(&mut self.context, slot)? {
+            let message = "its memory cannot go back to before a guess".into();
+            self.fail(slot, &NativeError { status: NativeStatus::Failed, message })?;
         }
         Ok(())
+    }
+
+    /// Picks a token from the logits of an output; says how many tokens of the slot's guess have come true by then.
+    fn sample(&mut self, slot: usize, output: usize) -> Result<usize, Ended> {
+        let logits = self.context.logits(output)?;
+        let running = self.slots[slot].as_mut().expect("a slot with an output runs");
+        let after = running.sample(&self.worker.model, logits)?;
+        let right = running.drafter.right();
+        if let After::Free = after {
+            self.free(slot)?;
+        }
+        Ok(right)
     }
 }
 

@@ -9,21 +9,31 @@ pub(super) struct Held {
     pub tokens: Vec<i32>,
     /// Of them, those computed from the first on in whole pieces of one size.
     pub in_pieces: usize,
+    /// From where on they were computed after tokens that are not there any more.
+    pub gap: Option<usize>,
 }
 
 impl Held {
     pub(super) fn with_capacity(n_ctx: u32) -> Self {
-        Self { tokens: Vec::with_capacity(n_ctx as usize), in_pieces: 0 }
+        Self { tokens: Vec::with_capacity(n_ctx as usize), in_pieces: 0, gap: None }
     }
 
     pub(super) fn cut(&mut self, tokens: usize) {
         self.tokens.truncate(tokens);
         self.in_pieces = self.in_pieces.min(tokens);
+        self.gap = self.gap.filter(|gap| *gap < tokens);
+    }
+
+    /// Takes out `n` tokens from `from` on; what is behind them stays.
+    pub(super) fn shift(&mut self, from: usize, n: usize) {
+        self.tokens.drain(from..from + n);
+        self.in_pieces = self.in_pieces.min(from);
+        self.gap = Some(self.gap.unwrap_or(from).min(from));
     }
 
     pub(super) fn copy_from(&mut self, other: &Self) {
         self.tokens.clone_from(&other.tokens);
-        self.in_pieces = other.in_pieces;
+        (self.in_pieces, self.gap) = (other.in_pieces, other.gap);
     }
 
     /// How many tokens of `prompt` need no decoding. Its last one always does, for its logits.
@@ -32,7 +42,7 @@ impl Held {
     /// that decoding the prompt in pieces of this size would give.
     pub(super) fn usable(&self, prompt: &[i32], whole: bool, exact: Option<usize>) -> usize {
         let common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        let most = common.min(prompt.len().saturating_sub(1));
+        let most = common.min(prompt.len().saturating_sub(1)).min(self.gap.unwrap_or(usize::MAX));
         let usable = match exact {
             Some(piece) => most.min(self.in_pieces) / piece * piece,
             None => most,
@@ -92,7 +102,7 @@ mod tests {
     use super::*;
 
     fn held(tokens: &[i32], in_pieces: usize) -> Held {
-        Held { tokens: tokens.into(), in_pieces }
+        Held { tokens: tokens.into(), in_pieces, gap: None }
     }
 
     #[test]
@@ -124,6 +134,22 @@ mod tests {
         let mut cut = held;
         cut.cut(4);
         assert_eq!((cut.tokens.len(), cut.in_pieces), (4, 4));
+    }
+
+    #[test]
+    fn what_was_shifted_is_no_beginning() {
+        let mut held = held(&[1, 2, 3, 4, 5, 6, 7, 8], 8);
+        held.shift(2, 3);
+        assert_eq!((held.tokens.as_slice(), held.in_pieces, held.gap), ([1, 2, 6, 7, 8].as_slice(), 2, Some(2)));
+        assert_eq!(held.usable(&[1, 2, 6, 7, 8, 9], true, None), 2);
+        assert_eq!(held.usable(&[1, 2, 6, 7, 8, 9], false, None), 0);
+        held.tokens.push(9);
+        held.shift(1, 1);
+        assert_eq!((held.tokens.as_slice(), held.gap), ([1, 6, 7, 8, 9].as_slice(), Some(1)));
+        held.cut(2);
+        assert_eq!(held.gap, Some(1));
+        held.cut(1);
+        assert_eq!(held.gap, None);
     }
 
     fn slot(free: bool, held: usize, usable: usize, used_at: u64) -> Candidate {

@@ -48,23 +48,23 @@ pub(super) fn tokens(
         (_, _, Some(tokens)) => tokens.clone(),
         (None, None, None) => Vec::new(),
     };
-    let limit = fit(tokens.len(), request.max_tokens, n_ctx)?;
+    let limit = fit(tokens.len(), request, n_ctx)?;
     Ok((tokens, limit))
 }
 
 /// How many tokens may be generated, or why the request does not fit. Nothing is ever truncated.
-fn fit(prompt: usize, max_tokens: Option<u32>, n_ctx: u32) -> Result<u32, Failed> {
+fn fit(prompt: usize, request: &Request, n_ctx: u32) -> Result<u32, Failed> {
     if prompt == 0 {
         return Err(Failed::new(Status::InvalidParams, "the input has no tokens"));
     }
     let overflow = |message: String| Err(Failed::new(Status::ContextOverflow, message));
     let room = u64::from(n_ctx).saturating_sub(prompt as u64);
-    match max_tokens {
+    match request.max_tokens {
         _ if room == 0 => overflow(format!(
             "the prompt has {prompt} tokens and a slot's context {n_ctx}, one of which must be left to generate; shorten it or prepare with a larger n_ctx"
         )),
-        Some(max) if u64::from(max) > room => overflow(format!(
-            "the prompt has {prompt} tokens, max_tokens is {max}, together more than a slot's context of {n_ctx}; ask for at most {room} tokens or prepare with a larger n_ctx"
+        Some(max) if u64::from(max) > room && !request.context_shift => overflow(format!(
+            "the prompt has {prompt} tokens, max_tokens is {max}, together more than a slot's context of {n_ctx}; ask for at most {room} tokens or prepare with a larger n_ctx, or set context_shift"
         )),
         Some(max) => Ok(max),
         None => Ok(u32::try_from(room).expect("at most n_ctx")),
@@ -111,8 +111,11 @@ pub(super) fn sampling(request: &Request) -> Sampling {
 
 #[cfg(test)]
 mod tests {
-    use super::fit;
-    use crate::Status;
+    use super::*;
+
+    fn fit(prompt: usize, max_tokens: Option<u32>, n_ctx: u32) -> Result<u32, Failed> {
+        super::fit(prompt, &Request { max_tokens, ..Request::default() }, n_ctx)
+    }
 
     #[test]
     fn what_does_not_fit_is_refused_and_nothing_truncated() {
@@ -123,5 +126,8 @@ mod tests {
             assert_eq!(fit(prompt, max, 16).unwrap_err().status, Status::ContextOverflow);
         }
         assert_eq!(fit(0, None, 16).unwrap_err().status, Status::InvalidParams);
+        let shifting = Request::default().with_max_tokens(100).with_context_shift(0);
+        assert_eq!(super::fit(15, &shifting, 16).unwrap(), 100);
+        assert_eq!(super::fit(16, &shifting, 16).unwrap_err().status, Status::ContextOverflow);
     }
 }

@@ -1,6 +1,7 @@
 //! One sequence of a worker's context, and the request it serves.
 
 use super::WorkerFault;
+use super::draft::Drafter;
 use super::logprobs::LogSoftmax;
 use super::random::{uniform, uniform_xtc};
 use super::stop::{Released, release};
@@ -26,6 +27,9 @@ pub(super) struct Running {
     pub echo: Option<String>,
     /// Tokens of its prompt that are decoded at a time.
     pub piece: usize,
+    pub drafter: Drafter,
+    /// Tokens that were taken out of the context to make room.
+    pub shifted: u32,
     sampler: Sampler,
     logprobs: Option<LogSoftmax>,
     bytes: Utf8Stream,
@@ -61,10 +65,12 @@ impl Running {
         prompt: Vec<i32>,
         limit: u32,
         piece: usize,
+        draft_max: u32,
         sampler: Sampler,
         echo: Option<String>,
     ) -> Self {
         let logprobs = job.request.logprobs.map(|n| LogSoftmax::new(n as usize));
+        let drafter = Drafter::new(job.request.draft_max.map_or(draft_max, |most| most.min(draft_max)));
         Self {
             job,
             prompt,
@@ -74,6 +80,8 @@ impl Running {
             limit,
             echo,
             piece,
+            drafter,
+            shifted: 0,
             sampler,
             logprobs,
             bytes: Utf8Stream::default(),
@@ -88,13 +96,15 @@ impl Running {
         self.prefilled < self.prompt.len()
     }
 
-    /// Position of the token to decode next.
-    pub(super) fn position(&self) -> u32 {
-        self.prompt_tokens() + self.generated - 1
-    }
-
     pub(super) fn prompt_tokens(&self) -> u32 {
         u32::try_from(self.prompt.len()).expect("fits n_ctx")
+    }
+
+    /// Guesses what comes after the token to decode next, at most `room` tokens; `text` is what was decoded.
+    pub(super) fn propose(&mut self, text: &[i32], room: usize) {
+        // The last token that may come is not decoded.
+        let left = (self.limit - self.generated - 1) as usize;
+        self.drafter.propose(text, self.last, room.min(left));
     }
 
     /// Picks the next token from its logits and gives it to the consumer.
@@ -118,6 +128,7 @@ impl Running {
         let logits = self.job.request.logits.then(|| logits.to_vec());
         let event = Token { index, token, text, logprobs, logits };
         self.last = token;
+        self.drafter.came(token);
         self.generated += 1;
         self.first_token.get_or_insert_with(Instant::now);
         if !self.job.events.push(Event::Token(event)) {
@@ -147,7 +158,14 @@ impl Running {
             decode_ms: ms(prefill_done, now),
             first_token_ms: self.first_token.map_or(0.0, |then| ms(self.job.submitted, then)),
         };
-        let usage = Usage { prompt_tokens: self.prompt_tokens(), completion_tokens: self.generated };
+        let (draft_tokens, draft_accepted) = self.drafter.totals();
+        let usage = Usage {
+            prompt_tokens: self.prompt_tokens(),
+            completion_tokens: self.generated,
+            draft_tokens,
+            draft_accepted,
+            shifted_tokens: self.shifted,
+        };
         let End { reason, stop_string, stop_token } = end;
         let text = std::mem::take(&mut self.held) + &self.bytes.finish();
         self.job.events.push(Event::Finished(Finished { reason, stop_string, stop_token, text, usage, timings }));

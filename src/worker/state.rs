@@ -19,6 +19,7 @@ pub(crate) struct WorkerState {
     restarts: AtomicU32,
     memory: AtomicU64,
     prefill_piece: AtomicU32,
+    draft_max: AtomicU32,
     kv_used: AtomicU64,
     stored: AtomicU64,
     abort: Arc<AtomicI32>,
@@ -34,6 +35,7 @@ impl WorkerState {
             restarts: AtomicU32::new(0),
             memory: AtomicU64::new(0),
             prefill_piece: AtomicU32::new(0),
+            draft_max: AtomicU32::new(0),
             kv_used: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             abort: Arc::new(AtomicI32::new(GO_ON)),
@@ -80,6 +82,15 @@ impl WorkerState {
 
     pub(crate) fn set_prefill_piece(&self, tokens: u32) {
         self.prefill_piece.store(tokens, Ordering::Relaxed);
+    }
+
+    /// Most tokens that are guessed ahead.
+    pub(crate) fn draft_max(&self) -> u32 {
+        self.draft_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_draft_max(&self, tokens: u32) {
+        self.draft_max.store(tokens, Ordering::Relaxed);
     }
 
     /// Positions that the slots hold, and bytes of saved states.

@@ -87,7 +87,7 @@ mod tests {
     /// `tokens` tokens, the first of them `first`; 400 bytes with a hundred tokens.
     fn stored(first: i32, tokens: usize, whole: bool) -> Stored {
         let tokens: Vec<i32> = std::iter::once(first).chain(1..).take(tokens).collect();
-        Stored { held: Held { tokens, in_pieces: 0 }, whole, state: vec![0; 100] }
+        Stored { held: Held { tokens, in_pieces: 0, gap: None }, whole, state: vec![0; 100] }
     }
 
     fn firsts(store: &Store) -> Vec<i32> {

@@ -27,6 +27,7 @@ static const char USAGE[] =
     "  --penalties      most likely after llama.cpp's own penalties (last 64, 1.3, 0.1, 0.2) and DRY (0.8, its defaults)\n"
     "  --threadpool     keep the compute threads between decodes, as llama.cpp's own tools do\n"
     "  --poll N         how long they wait actively: 0 to 100 (50); implies --threadpool\n"
+    "  --context-shift N  when the positions are full, take out half of what is behind the first N and go on\n"
     "  --bench          print prefill_tok_s and decode_tok_s at the end\n";
 
 struct Usage : std::runtime_error {
@@ -35,7 +36,7 @@ struct Usage : std::runtime_error {
 
 struct Options {
     std::string model, prompts, logits;
-    int threads = 2, n_ctx = 2048, n_ubatch = 512, n_predict = 64, poll = 50;
+    int threads = 2, n_ctx = 2048, n_ubatch = 512, n_predict = 64, poll = 50, keep = -1;
     bool ignore_eos = false, penalties = false, threadpool = false, bench = false;
 };
 
@@ -63,6 +64,7 @@ static Options parse(int argc, char ** argv) {
         else if (arg == "--n-ubatch") o.n_ubatch = number("--n-ubatch", value(), 1);
         else if (arg == "--n-predict") o.n_predict = number("--n-predict", value(), 1);
         else if (arg == "--poll") o.poll = number("--poll", value(), 0), o.threadpool = true;
+        else if (arg == "--context-shift") o.keep = number("--context-shift", value(), 0);
         else if (arg == "--prompts") o.prompts = value();
         else if (arg == "--logits") o.logits = value();
         else if (arg == "--ignore-eos") o.ignore_eos = true;
@@ -168,6 +170,7 @@ static std::vector<llama_token> generate(llama_context * context, const llama_vo
     llama_sampler * sampler = o.penalties ? penalised(vocab, tokens) : nullptr;
     std::vector<llama_token> generated;
     double first = 0;
+    int position = n_prompt;
     while (true) {
         const float * logits = llama_get_logits_ith(context, -1);
         if (logits == nullptr) {
@@ -188,11 +191,16 @@ static std::vector<llama_token> generate(llama_context * context, const llama_vo
             throw std::runtime_error("cannot write the logits");
         }
         const int n_generated = static_cast<int>(generated.size());
-        const int position = n_prompt + n_generated - 1;
-        if (n_generated == o.n_predict || position == o.n_ctx || (!o.ignore_eos && llama_vocab_is_eog(vocab, best))) {
+        if (n_generated == o.n_predict || (position == o.n_ctx && o.keep < 0) || (!o.ignore_eos && llama_vocab_is_eog(vocab, best))) {
             break;
         }
-        decode(context, &generated.back(), 1, position, true);
+        if (position == o.n_ctx) {
+            const int n = (position - o.keep) / 2;
+            llama_memory_seq_rm(llama_get_memory(context), 0, o.keep, o.keep + n);
+            llama_memory_seq_add(llama_get_memory(context), 0, o.keep + n, -1, -n);
+            position -= n;
+        }
+        decode(context, &generated.back(), 1, position++, true);
     }
     if (sampler != nullptr) {
         llama_sampler_free(sampler);

@@ -196,6 +196,7 @@ fn load(path: &Path) -> Outcome {
         n_ctx: 16,
         n_seq: 1,
         n_ubatch: 8,
+        n_outputs: 1,
         n_threads: 1,
         flash_attention: true,
         kv_type_k: GgmlType::F16,

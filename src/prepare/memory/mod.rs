@@ -32,6 +32,8 @@ pub(crate) struct Demand {
     pub swa_full: bool,
     /// Saved states, for all workers together.
     pub prefix_store_bytes: u64,
+    /// Most tokens that are guessed ahead per slot; each has logits.
+    pub draft_max: u32,
     pub use_mmap: bool,
 }
 
@@ -97,6 +99,18 @@ impl MemoryPlan {
     }
 }
 
+impl Demand {
+    /// Most tokens of a batch that have logits.
+    fn outputs(&self) -> u64 {
+        (u64::from(self.slots) * u64::from(1 + self.draft_max)).min(u64::from(self.n_ubatch))
+    }
+}
+
+/// Whether the model has layers with a state instead of a cache.
+pub(crate) fn recurs(model: &Header) -> bool {
+    Memory::of(model).recurs()
+}
+
 /// Estimated bookkeeping of a worker besides its buffers: graphs, scheduler, samplers, stacks.
 const WORKER_OVERHEAD: u64 = 12 << 20;
 /// Estimated bytes per token of the vocabulary, in the engine's tables.
@@ -110,7 +124,7 @@ pub(crate) fn on_host(model: &Header, demand: &Demand) -> MemoryPlan {
     let weights = weights::on_host(model, demand.use_mmap);
     let cache: u64 = (0..memory.layers.len() as u32).map(|layer| memory.layer_bytes(model, layer, demand)).sum();
     let (compute, exact) = compute::bytes(model, &memory, demand);
-    let output = 4 * u64::from(info.n_vocab) * u64::from(demand.slots);
+    let output = 4 * u64::from(info.n_vocab) * demand.outputs();
     let vocabulary = TOKEN_OVERHEAD * u64::from(info.n_vocab) + weights::header_bytes(model.parts());
     let place = PlacePlan {
         place: "host".into(),

@@ -21,6 +21,7 @@ fn demands() -> Vec<(&'static str, Demand)> {
         kv_type_v: GgmlType::F16,
         swa_full: false,
         prefix_store_bytes: 0,
+        draft_max: 0,
         use_mmap: true,
     };
     vec![
@@ -28,6 +29,8 @@ fn demands() -> Vec<(&'static str, Demand)> {
         ("long", Demand { n_ctx: 4096, n_ubatch: 512, ..base.clone() }),
         ("small batch", Demand { n_ubatch: 32, ..base.clone() }),
         ("slots", Demand { n_ctx: 512, slots: 4, ..base.clone() }),
+        ("guesses", Demand { n_ctx: 512, slots: 3, draft_max: 7, ..base.clone() }),
+        ("guesses that fill the batch", Demand { n_ubatch: 32, slots: 4, draft_max: 15, ..base.clone() }),
         ("no flash attention", Demand { flash_attention: false, ..base.clone() }),
         ("full windows", Demand { swa_full: true, ..base.clone() }),
         ("q8_0 cache", Demand { kv_type_k: GgmlType::Q8_0, kv_type_v: GgmlType::Q8_0, ..base.clone() }),
@@ -43,6 +46,7 @@ fn allocated(model: &Arc<Model>, demand: &Demand) -> Option<MemoryUse> {
         n_ctx: demand.n_ctx,
         n_seq: demand.slots,
         n_ubatch: demand.n_ubatch,
+        n_outputs: u32::try_from(demand.outputs()).unwrap(),
         n_threads: 1,
         flash_attention: demand.flash_attention,
         kv_type_k: demand.kv_type_k,

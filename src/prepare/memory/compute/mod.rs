@@ -61,7 +61,7 @@ fn rough(model: &Header, memory: &Memory, demand: &Demand) -> u64 {
     let cells = if memory.attends() { memory.cells(Reach::Full, demand) } else { 0 };
     // The mask, or with it the scores of every head.
     let scores = cells * if demand.flash_attention { 2 } else { 8 * (1 + u64::from(info.n_head)) };
-    tokens * (4 * (12 * n_embd + 6 * widest) + scores) + slots * (4 * states + 8 * n_vocab)
+    tokens * (4 * (12 * n_embd + 6 * widest) + scores) + 4 * (slots * (states + n_vocab) + demand.outputs() * n_vocab)
 }
 
 /// Tokens of the largest batch: no more than the context; where the model sees all of it at once, than what the context is
@@ -84,7 +84,7 @@ fn graph(model: &Header, memory: &Memory, demand: &Demand) -> Option<Graph> {
         model,
         tokens,
         streams,
-        outputs: streams.min(tokens),
+        outputs: demand.outputs().min(tokens),
         flash_attention: demand.flash_attention,
         wide_cache: [demand.kv_type_k, demand.kv_type_v].map(|kind| kind == GgmlType::F32),
         rotation_k: rotation(demand.kv_type_k.is_quantized(), info.n_embd_head_k, true),
