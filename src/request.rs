@@ -169,6 +169,10 @@ pub enum Fault {
     CppException,
     /// A token that llama.cpp refuses, in the batch that all running requests share.
     BadToken,
+    /// More tokens in that batch than a sequence has room for, once: a full KV cache. Needs an `n_ubatch` above `n_ctx`.
+    FullCache,
+    /// That batch is decoded, and reported as failed, once: as when a graph fails after a part of it was computed.
+    FailedDecode,
 }
 
 impl Default for Request {

@@ -326,3 +326,24 @@ fn a_request_that_cannot_be_decoded_fails_alone() {
     let again = run(&supervisor, greedy(words(9, 5)).with_max_tokens(4));
     assert_eq!((again.cached_tokens, again.tokens.len()), (4, 4));
 }
+
+/// A full KV cache, and a graph that failed: nobody is to blame, so all are taken back to where they were and decoded again.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn a_batch_that_fails_is_done_again_without_a_trace() {
+    use llamapen::Fault;
+    let config = support::config().with_slots(3).with_n_ctx(256).with_n_ubatch(512).with_prefix_cache(false);
+    for config in [config.clone(), config.with_draft_max(7)] {
+        let supervisor = support::start_with(&config, patient());
+        let requests: Vec<_> = (0..3).map(|i| greedy(words(i, 40)).with_max_tokens(40)).collect();
+        let alone: Vec<_> = requests.iter().map(|request| run(&supervisor, request.clone()).tokens).collect();
+        for fault in [Fault::FullCache, Fault::FailedDecode] {
+            let others: Vec<_> = requests[1..].iter().map(|r| supervisor.submit(r.clone()).unwrap()).collect();
+            assert_eq!(run(&supervisor, requests[0].clone().with_fault(fault)).tokens, alone[0], "{fault:?}");
+            for (stream, alone) in others.into_iter().zip(&alone[1..]) {
+                assert_eq!(&read(stream).unwrap().tokens, alone, "{fault:?}");
+            }
+            assert_eq!(worker(&supervisor).restarts, 0, "{fault:?}");
+        }
+    }
+}

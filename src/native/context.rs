@@ -133,6 +133,13 @@ impl Context {
         })
     }
 
+    /// The next decode is reported as failed, whatever it did.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn fail_next_decode(&mut self) {
+        // SAFETY: the context is alive.
+        unsafe { sys::lp_fault_decode(self.raw.as_ptr()) }
+    }
+
     /// Logits of the token with this index in the last batch.
     pub(crate) fn logits(&mut self, index: usize) -> Result<&[f32], NativeError> {
         let i = i32::try_from(index).expect("a batch is no larger than n_ubatch");

@@ -33,6 +33,8 @@ struct lp_context {
     // Where the kernels of the CPU are chosen; owned by the context.
     ggml_backend_t cpu = nullptr;
     ggml_type type_k = GGML_TYPE_COUNT;
+    // The next decode is reported as failed.
+    bool fail_next = false;
 };
 
 // How long ggml's idle compute threads poll for work before they sleep, of 0 to 100. A decode follows the last within
@@ -203,7 +205,10 @@ LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t 
         // multiply blocks of rows: all that depends on how many tokens there are.
         if (context->cpu != nullptr) ggml_backend_cpu_set_use_ref(context->cpu, per_token);
         switch (const int32_t code = llama_decode(context->context.get(), batch)) {
-            case 0: return LP_OK;
+            case 0:
+                if (!context->fail_next) return LP_OK;
+                context->fail_next = false;
+                return fail(error, LP_FAILED, "injected failure of a decode");
             case 1: return fail(error, LP_NO_KV_SLOT, "no room in the KV cache for the batch");
             case 2: return fail(error, LP_ABORTED, "the decode was aborted");
             default: return fail(error, LP_FAILED, ("llama_decode returned " + std::to_string(code)).c_str());
@@ -284,6 +289,8 @@ bool lp_state_load(lp_context * context, int32_t sequence, const uint8_t * bytes
         return false;
     });
 }
+
+void lp_fault_decode(lp_context * context) { context->fail_next = true; }
 
 LP_Status lp_fault_throw(lp_error * error) {
     return guarded(error, LP_EXCEPTION, [&]() -> LP_Status {

@@ -156,6 +156,8 @@ int32_t lp_sampler_pick(lp_sampler * sampler, const float * logits, double choic
 
 // Throws a C++ exception inside the door, to show that it stays there. Without fault injection: LP_UNSUPPORTED.
 LP_Status lp_fault_throw(lp_error * error);
+// The next decode that succeeds is reported as LP_FAILED.
+void lp_fault_decode(lp_context * context);
 
 #ifdef __cplusplus
 }

@@ -6,6 +6,8 @@
 mod cache;
 mod draft;
 mod exact;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod logprobs;
 mod pace;
 mod prefix;
@@ -356,6 +358,8 @@ impl Loop<'_> {
 
     /// One token for every slot that has its prompt behind it, and more where guesses come true.
     fn generate(&mut self) -> Result<(), Ended> {
+        #[cfg(feature = "fault-injection")]
+        self.inject_faults()?;
         self.make_room()?;
         self.batch.clear();
         self.outputs.clear();
@@ -376,6 +380,8 @@ impl Loop<'_> {
         if self.batch.is_empty() {
             return Ok(());
         }
+        #[cfg(feature = "fault-injection")]
+        self.overfill_batch();
         let began = Instant::now();
         match self.context.decode(&self.batch, Kernels::PerToken) {
             Ok(()) => {

@@ -134,8 +134,6 @@ impl Running {
         if !self.job.events.push(Event::Token(event)) {
             return Ok(After::Free);
         }
-        #[cfg(feature = "fault-injection")]
-        self.inject_fault()?;
         if let Some(stop) = stop {
             // What follows it in the same token is not text either.
             self.bytes = Utf8Stream::default();
@@ -171,24 +169,6 @@ impl Running {
         self.job.events.push(Event::Finished(Finished { reason, stop_string, stop_token, text, usage, timings }));
         After::Free
     }
-
-    #[cfg(feature = "fault-injection")]
-    fn inject_fault(&mut self) -> Result<(), WorkerFault> {
-        use crate::request::Fault;
-        match self.job.request.fault {
-            Some(Fault::Panic) => panic!("injected panic"),
-            Some(Fault::CppException) => Ok(crate::native::throw_exception()?),
-            Some(Fault::BadToken) => {
-                self.last = i32::MAX;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-fn whole(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
 fn logprobs(of: &mut LogSoftmax, model: &Model, logits: &[f32], token: i32) -> Result<Logprobs, NativeError> {
@@ -198,7 +178,7 @@ fn logprobs(of: &mut LogSoftmax, model: &Model, logits: &[f32], token: i32) -> R
     for (token, logprob) in likeliest {
         let mut bytes = Vec::new();
         model.token_bytes(token, &mut bytes)?;
-        top.push(TokenLogprob { token, logprob, text: whole(bytes) });
+        top.push(TokenLogprob { token, logprob, text: String::from_utf8_lossy(&bytes).into_owned() });
     }
     let logit = usize::try_from(token).ok().and_then(|i| logits.get(i)).copied().unwrap_or(f32::NEG_INFINITY);
     Ok(Logprobs { logprob: of.logprob(logit), top })

@@ -1,0 +1,34 @@
+//! Faults that a request asks for, after its first token: each as it would come from the engine.
+
+use super::{Ended, Loop};
+use crate::native::throw_exception;
+use crate::request::Fault;
+
+impl Loop<'_> {
+    /// Before the next batch is put together.
+    pub(super) fn inject_faults(&mut self) -> Result<(), Ended> {
+        for running in self.slots.iter_mut().flatten().filter(|running| running.generated > 0) {
+            match running.job.request.fault {
+                Some(Fault::Panic) => panic!("injected panic"),
+                Some(Fault::CppException) => throw_exception()?,
+                Some(Fault::BadToken) => running.last = i32::MAX,
+                Some(Fault::FailedDecode) if running.generated == 1 => self.context.fail_next_decode(),
+                Some(Fault::FailedDecode | Fault::FullCache) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Once it is: more tokens than a sequence has room for.
+    pub(super) fn overfill_batch(&mut self) {
+        let asks =
+            |running: &super::Running| running.generated == 1 && running.job.request.fault == Some(Fault::FullCache);
+        for (slot, _) in self.slots.iter().enumerate().filter(|(_, running)| running.as_ref().is_some_and(asks)) {
+            let next = self.cache.tokens(slot).len() + 1;
+            let room = self.worker.prepared.n_ubatch() as usize - self.batch.len();
+            for position in next..next + room {
+                self.batch.push(1, u32::try_from(position).expect("small"), slot as u32, false);
+            }
+        }
+    }
+}
