@@ -29,8 +29,8 @@ class Programs:
     def llamapen(self, what, *options):
         return run_json(self.ours, what, "--model", model.path(), *self.threads, *options)
 
-    def reference(self, *options):
-        return run_json(self.batched, model.path(), *self.threads, *options)
+    def reference(self, *options, env=()):
+        return run_json("env", *env, self.batched, model.path(), *self.threads, *options)
 
 
 def rounds(options, what, programs, times=1):
@@ -74,29 +74,26 @@ def ratios(results, one, other, measured):
 
 def why(programs, options):
     """The same with one thing changed at a time, to see what it costs."""
-    results = {}
-    for n in (8, 32):
-        sizes = ["--streams", n, "--n-prompt", options.n_prompt, "--n-predict", options.n_predict]
-        results[n] = rounds(options, f"why, {n} streams", {
-            "llamapen": lambda: programs.llamapen("streams", *sizes),
-            "prompts whole (max_stall_ms 60000)": lambda: programs.llamapen("streams", *sizes, "--max-stall-ms", 60000),
-            "one thread reads all streams": lambda: programs.llamapen("streams", *sizes, "--readers", "one"),
-            "reference, KV apart": lambda: programs.reference(*sizes),
-            "reference, with sampling": lambda: programs.reference(*sizes, "--greedy"),
-            "reference, one prompt at a time": lambda: programs.reference(*sizes, "--apart"),
-            "reference, pieces of 16": lambda: programs.reference(*sizes, "--apart", "--n-batch", 16 if n <= 16 else n, "--n-ubatch", 16),
-        })
-    return results
+    sizes = ["--streams", 16, "--n-prompt", options.n_prompt, "--n-predict", options.n_predict]
+    return rounds(options, "why", {
+        "llamapen": lambda: programs.llamapen("streams", *sizes),
+        "prompts whole (max_stall_ms 60000)": lambda: programs.llamapen("streams", *sizes, "--max-stall-ms", 60000),
+        "one thread reads all streams": lambda: programs.llamapen("streams", *sizes, "--readers", "one"),
+        "reference, KV apart": lambda: programs.reference(*sizes),
+        "reference, and sampling": lambda: programs.reference(*sizes, "--greedy"),
+        "reference, one prompt at a time": lambda: programs.reference(*sizes, "--piece", options.n_prompt),
+        "reference, pieces of 16": lambda: programs.reference(*sizes, "--piece", 16),
+        "reference, each graph anew": lambda: programs.reference(*sizes, env=["LLAMA_GRAPH_REUSE_DISABLE=1"]),
+    })
 
 
 def why_table(results):
-    rows = [("streams", "what", "tok/s", "to llamapen", "calls", "in decode calls")]
-    for n, of_n in results.items():
-        for name in of_n[0]:
-            calls = [r[name].get("decode_calls") for r in of_n]
-            share = [r[name].get("decode_share") for r in of_n]
-            speed = spread([r[name]["tok_s"] for r in of_n], 1)
-            rows.append((f"{n}", name, speed, spread(ratios(of_n, name, "llamapen", "tok_s")), spread(calls, 0), spread(share, 3)))
+    rows = [("16 streams", "tok/s", "to llamapen", "calls", "tokens per call", "share of time in calls")]
+    for name in results[0]:
+        measured = (spread([r[name].get(key) for r in results], digits)
+                    for key, digits in (("decode_calls", 0), ("tokens_per_call", 1), ("decode_share", 3)))
+        speed = spread([r[name]["tok_s"] for r in results], 1)
+        rows.append((name, speed, spread(ratios(results, name, "llamapen", "tok_s")), *measured))
     return columns(rows)
 
 

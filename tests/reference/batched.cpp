@@ -22,7 +22,7 @@ static const char USAGE[] =
     "  --n-ubatch N     most tokens computed together (512)\n"
     "  --unified        one KV buffer for all sequences, not one for each\n"
     "  --greedy         pick the most likely token of every sequence, and not token 0 without a look\n"
-    "  --apart          one prompt after the other, and no batch with tokens of two\n";
+    "  --piece N        one prompt after the other, in calls of at most N tokens of it\n";
 
 struct Usage : std::runtime_error {
     using std::runtime_error::runtime_error;
@@ -30,8 +30,8 @@ struct Usage : std::runtime_error {
 
 struct Options {
     std::string model;
-    int streams = 1, n_prompt = 128, n_predict = 64, threads = 2, n_batch = 2048, n_ubatch = 512;
-    bool unified = false, greedy = false, apart = false;
+    int streams = 1, n_prompt = 128, n_predict = 64, threads = 2, n_batch = 2048, n_ubatch = 512, piece = 0;
+    bool unified = false, greedy = false;
 };
 
 static Options parse(int argc, char ** argv) {
@@ -52,9 +52,9 @@ static Options parse(int argc, char ** argv) {
         else if (arg == "--threads") o.threads = number();
         else if (arg == "--n-batch") o.n_batch = number();
         else if (arg == "--n-ubatch") o.n_ubatch = number();
+        else if (arg == "--piece") o.piece = number();
         else if (arg == "--unified") o.unified = true;
         else if (arg == "--greedy") o.greedy = true;
-        else if (arg == "--apart") o.apart = true;
         else if (arg.rfind("--", 0) == 0) throw Usage("unknown option " + arg);
         else if (o.model.empty()) o.model = arg;
         else throw Usage("one model only, not also '" + arg + "'");
@@ -142,13 +142,13 @@ static void measure(llama_context * context, const Options & o, int n_vocab) {
             // llama-batched-bench has one output for all prompts; whoever samples needs one for each.
             batch.add(word(s, i, n_vocab), i, s, i + 1 == o.n_prompt && (o.greedy || s + 1 == o.streams));
         }
-        if (o.apart) {
-            batch.decode(context, o.n_batch);
+        if (o.piece > 0) {
+            batch.decode(context, std::min(o.piece, o.n_batch));
             if (o.greedy) next[s] = best(-1);
             batch.clear();
         }
     }
-    if (!o.apart) {
+    if (o.piece == 0) {
         // With --greedy the first tokens stay 0: the logits of all but the last call are gone. It changes no time.
         batch.decode(context, o.n_batch);
     }
