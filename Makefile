@@ -9,7 +9,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo test bench bench-prepare fuzz deps model vendor clean
+.PHONY: help demo test bench bench-batching bench-prepare fuzz deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -24,6 +24,9 @@ test: ## Every test; ends with "N passed, N failed"
 
 bench: deps ## Speed beside a plain llama.cpp loop, idle and with a busy host (minutes)
 	@$(PYTHON) scripts/bench.py
+
+bench-batching: deps ## Many streams beside llama.cpp's batched loop, known beginnings, fairness (8 minutes)
+	@$(PYTHON) scripts/bench_batching.py
 
 bench-prepare: deps ## Time and memory that preparing takes (seconds)
 	@$(PYTHON) scripts/bench_prepare.py

@@ -9,7 +9,6 @@ one core. Needs an otherwise idle machine; takes minutes.
 import argparse
 import contextlib
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -17,7 +16,8 @@ import sys
 from statistics import median
 
 import model
-from common import ROOT, fail, say, target_dir
+from benchmarks import build_reference, columns, example
+from common import ROOT, fail, say
 
 PROMPT = ROOT / "benches" / "throughput" / "prompt.txt"
 MEASURES = {"prefill": "prefill_tok_s", "decode": "decode_tok_s"}
@@ -26,7 +26,7 @@ MEASURES = {"prefill": "prefill_tok_s", "decode": "decode_tok_s"}
 def build():
     """The programs by name, as commands without their common options."""
     ours, engine = example("bench_stream")
-    reference = build_reference(engine["LLAMAPEN_ENGINE_ARCHIVE"], engine["LLAMAPEN_LLAMA_CPP"])
+    reference = build_reference(engine)
     reference = [reference, model.path(), "--prompts", PROMPT, "--bench", "--ignore-eos"]
     return {
         "llamapen": [ours, "--model", model.path(), "--prompt-file", PROMPT],
@@ -35,32 +35,6 @@ def build():
         # Its threads stay and poll, as in llama.cpp's own tools.
         "pool": [*reference, "--threadpool"],
     }
-
-
-def example(name):
-    """The optimised program of an example, and what the build says of the engine in it."""
-    command = ["cargo", "build", "--release", "--example", name, "--message-format=json-render-diagnostics"]
-    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if built.returncode != 0:
-        fail(f"the example {name} does not build")
-    program, engine = None, {}
-    for message in map(json.loads, built.stdout.splitlines()):
-        if message["reason"] == "build-script-executed":
-            engine.update(message["env"])
-        elif message["reason"] == "compiler-artifact" and message["target"]["name"] == name:
-            program = message["executable"]
-    return program, engine
-
-
-def build_reference(archive, llama_cpp):
-    program = target_dir() / "reference"
-    compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
-    includes = [f"-I{llama_cpp}/include", f"-I{llama_cpp}/ggml/include"]
-    source = ROOT / "tests" / "reference" / "reference.cpp"
-    command = [*compiler, "-O2", "-std=c++17", source, *includes, archive, "-lpthread", "-ldl", "-lm", "-o", program]
-    if subprocess.run(command).returncode != 0:
-        fail("tests/reference/reference.cpp does not build")
-    return program
 
 
 def measure(command, options):
@@ -123,13 +97,6 @@ def table(report):
     return columns([head] + [
         (f"{measured}, {name}", *map(str, values.values())) for measured, by in report.items() for name, values in by.items()
     ])
-
-
-def columns(rows):
-    """The first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows)
-    return "\n".join(lines)
 
 
 def main():

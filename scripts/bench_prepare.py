@@ -7,13 +7,12 @@ seconds, and next to no disk where the file system knows holes.
 
 import argparse
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 
 import model
-from bench import columns, example
-from common import fail, say
+from benchmarks import columns, example, run_json
+from common import say
 
 # Milliseconds and bytes, each of them to stay under.
 TARGETS = {"small": {"prepare_ms": 20, "growth_bytes": 32 << 20}, "large": {"prepare_on_ms": 50, "growth_bytes": 32 << 20}}
@@ -30,22 +29,15 @@ ROWS = [
 ]
 
 
-def run(*command):
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        fail(f"{command} ended with {done.returncode}")
-    return json.loads(done.stdout)
-
-
 def measure(program, rounds):
     """Results by model, as the example prints them."""
-    results = {"SmolLM2-135M Q4_1": run(program, model.path(), rounds)}
+    results = {"SmolLM2-135M Q4_1": run_json(program, model.path(), rounds)}
     # One at a time, for file systems that know no holes.
     with tempfile.TemporaryDirectory(prefix="llamapen-bench-") as folder:
         for kind in ("f16", "q4_k"):
             file = Path(folder) / f"{kind}.gguf"
-            run(program, "--large", kind, file)
-            results[f"llama, {kind.upper()}"] = run(program, file, rounds)
+            run_json(program, "--large", kind, file)
+            results[f"llama, {kind.upper()}"] = run_json(program, file, rounds)
             file.unlink()
     return results
 
