@@ -339,15 +339,10 @@ impl Loop<'_> {
             Err(e) if is_of_its_batch(&e) => return self.fail(slot, &e),
             Err(e) => return Err(e.into()),
         }
-        if others && self.pace.piece_took(self.batch.len() as u32, began.elapsed()) {
-            let (worker, piece) = (self.worker.index, self.pace.piece());
-            self.worker.state.set_prefill_piece(piece);
-            tracing::warn!(
-                worker,
-                piece,
-                "prompts took longer than max_stall_ms: later ones are decoded in smaller pieces"
-            );
-        }
+        running.piece = match others {
+            true => self.pace.next_piece(self.batch.len() as u32, began.elapsed()) as usize,
+            false => self.pace.piece() as usize,
+        };
         self.cache.piece_decoded(slot, &running.prompt[start..end], piece);
         running.prefilled = end;
         match running.is_prefilling() {

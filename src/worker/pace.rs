@@ -1,28 +1,27 @@
 //! How many tokens of a prompt are decoded at a time, so that streams beside it do not stall.
 //!
-//! The size is chosen once, from what this machine was measured to do, and holds for every prompt, also for one that is
-//! alone: a request's batch shapes, and with them its bits, must not depend on its neighbours.
+//! The size is chosen when a worker starts, from what this machine was measured to do. A piece takes longer the more
+//! tokens are before it, and on a busy machine: while others wait, each prompt corrects its own size by what its last piece
+//! took. Below 64 tokens that changes no bit where llama.cpp's kernels are exact (quantised weights, flash attention);
+//! `deterministic` and one slot have pieces of one size always.
 
 use crate::native::{Batch, Context, Kernels, NativeError};
 use std::time::{Duration, Instant};
 
-/// Smaller pieces gain little: each costs about as much as a plain decode by then.
-const SMALLEST: u32 = 16;
-/// So many pieces in a row must be too slow before they get smaller: one may have met a busy machine.
-const OVERRUNS: u32 = 4;
+/// Below, a prompt would lose more time than a wait gets shorter: a piece of 4 has 0.85 of the speed of 16.
+const SMALLEST: u32 = 4;
 
 pub(super) struct Pace {
     piece: u32,
     limit: Duration,
     /// How long the last decode without a prompt took.
     plain: Duration,
-    overruns: u32,
 }
 
 impl Pace {
     /// Pieces that are never judged: where nobody waits for them, or their size must not depend on time.
     pub(super) fn fixed(piece: u32) -> Self {
-        Self { piece, limit: Duration::MAX, plain: Duration::ZERO, overruns: 0 }
+        Self { piece, limit: Duration::MAX, plain: Duration::ZERO }
     }
 
     /// Measures on an empty context, which is empty again afterwards.
@@ -54,10 +53,10 @@ impl Pace {
             }
             time(context, &batch, Kernels::Fast)
         })?;
-        Ok(Self { piece, limit, plain, overruns: 0 })
+        Ok(Self { piece, limit, plain })
     }
 
-    /// For prompts that start now.
+    /// For prompts that start now, and the most for any.
     pub(super) fn piece(&self) -> u32 {
         self.piece
     }
@@ -66,20 +65,25 @@ impl Pace {
         self.plain = took;
     }
 
-    /// Judges a piece that others waited for. True: pieces are smaller from now on.
-    pub(super) fn piece_took(&mut self, tokens: u32, took: Duration) -> bool {
-        // The last piece of a prompt, or one that began before, says nothing of this size.
-        if tokens != self.piece {
-            return false;
+    /// The size of a prompt's next piece, after one of `tokens` for which others waited.
+    pub(super) fn next_piece(&self, tokens: u32, took: Duration) -> u32 {
+        if self.limit == Duration::MAX {
+            return self.piece;
         }
-        let late = took.saturating_add(self.plain) > self.limit;
-        self.overruns = if late { self.overruns + 1 } else { 0 };
-        if self.overruns < OVERRUNS || self.piece / 2 < SMALLEST {
-            return false;
-        }
-        (self.piece, self.overruns) = (self.piece / 2, 0);
-        true
+        // A tenth is for what comes: the next piece has more before it.
+        let limit = self.limit.saturating_sub(self.plain).mul_f64(0.9);
+        let fits = limit.as_secs_f64() / took.as_secs_f64().max(1e-9) * f64::from(tokens);
+        // One slow piece may have met a busy machine: no more than half is given up at a time.
+        let next = (fits as u32).clamp(tokens / 2, tokens * 2);
+        // In few sizes: a new one builds a new graph.
+        step_down(next.clamp(SMALLEST.min(self.piece), self.piece))
     }
+}
+
+/// The next lower (or same) power of two, or one and a half times one.
+fn step_down(size: u32) -> u32 {
+    let power = 1 << size.max(1).ilog2();
+    if size >= power + power / 2 { power + power / 2 } else { power }
 }
 
 /// The largest power of two up to `largest` of which `time` says that it takes at most `limit`, and at least
@@ -111,28 +115,33 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_power_of_two_that_fits() {
-        assert_eq!([16, 31, 32, 63, 64, 200, 10_000].map(|limit| chosen(256, limit)), [16, 16, 32, 32, 64, 128, 256]);
-        assert_eq!((chosen(8, 1), chosen(100, 1), chosen(100, 500)), (8, 16, 64));
+    fn the_largest_that_stays_within_the_limit() {
+        assert_eq!(chosen(256, 100), 64);
+        assert_eq!(chosen(256, 10_000), 256);
+        assert_eq!(chosen(256, 1), 4, "never less than the smallest");
+        assert_eq!(chosen(3, 1), 3, "nor more than a batch holds");
+        assert_eq!(chosen(100, 10_000), 64);
+        // One slow measurement is not believed.
         let mut calls = 0;
-        let busy_once = |size| {
+        let busy_once = |size: u32| {
             calls += 1;
-            Ok::<_, ()>(if calls == 2 { MS * 9999 } else { MS * size })
+            Ok::<_, ()>(if calls == 1 { MS * 1000 } else { MS * size })
         };
         assert_eq!(largest_within(256, MS * 300, busy_once).unwrap(), 256);
     }
 
     #[test]
-    fn pieces_that_are_late_again_and_again_get_smaller() {
-        let mut pace = Pace { piece: 64, limit: MS * 100, plain: MS * 20, overruns: 0 };
-        let late = |pace: &mut Pace, n| (0..n).filter(|_| pace.piece_took(pace.piece, MS * 81)).count();
-        assert_eq!(late(&mut pace, 3), 0);
-        assert!(!pace.piece_took(64, MS * 80), "in time: the count begins anew");
-        assert_eq!((late(&mut pace, 3), pace.piece()), (0, 64));
-        assert!(!pace.piece_took(5, MS * 500), "the end of a prompt does not count");
-        assert_eq!((late(&mut pace, 1), pace.piece()), (1, 32));
-        assert_eq!((late(&mut pace, 40), pace.piece()), (1, 16), "and never below the smallest");
-        let mut fixed = Pace::fixed(256);
-        assert_eq!((late(&mut fixed, 40), fixed.piece()), (0, 256));
+    fn a_prompt_corrects_its_size_while_others_wait() {
+        let pace = Pace { piece: 64, limit: MS * 110, plain: MS * 10 };
+        // 90 ms are left for a piece.
+        assert_eq!(pace.next_piece(64, MS * 60), 64, "never more than was chosen");
+        assert_eq!(pace.next_piece(64, MS * 96), 48);
+        assert_eq!(pace.next_piece(48, MS * 100), 32);
+        assert_eq!(pace.next_piece(32, MS * 5000), 16, "half at a time");
+        assert_eq!(pace.next_piece(16, MS * 1), 32, "and twice at a time");
+        assert_eq!(pace.next_piece(4, MS * 5000), 4, "down to the smallest");
+        assert_eq!(pace.next_piece(5, MS * 450), 4);
+        assert_eq!(Pace::fixed(63).next_piece(63, MS * 5000), 63);
+        assert_eq!([1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 100].map(step_down), [1, 2, 3, 4, 4, 6, 6, 8, 12, 12, 96]);
     }
 }
