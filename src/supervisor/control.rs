@@ -260,7 +260,7 @@ impl Control {
             tokens_out_total = state.counters.tokens_out.get(), "worker failed"
         );
         fail_all(state.take_jobs(), Status::WorkerReset, &message);
-        self.shared.set_last_error(message.clone());
+        self.shared.set_last_error(fault.status, message.clone());
         self.shared.worker_changed();
         if self.stopping {
             return;
