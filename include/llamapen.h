@@ -557,8 +557,8 @@ int32_t llamapen_supervisor_cancel_load(const struct llamapen_supervisor *superv
                                         struct llamapen_error **error);
 
 /**
- * State, load progress (0 to 1), queue depth, workers and the last error as JSON. Waits for no decode. Freed with
- * llamapen_string_free.
+ * State, load progress (0 to 1), queue depth, workers, the last error and its status as JSON. Waits for no decode. Freed
+ * with llamapen_string_free.
  */
 int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *supervisor,
                                         char **json,
@@ -567,16 +567,16 @@ int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *superv
 /**
  * What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
  * "finished_total" by reason, "cancelled_total"), "queue_depth", "load_ms", "vram_used_bytes" (0 where no GPU computes),
- * "last_error", and per worker tokens, slots, restarts, memory and histograms of times and batch sizes. Waits for no
- * decode. Freed with llamapen_string_free.
+ * "last_error" and "last_error_status", and per worker tokens, slots, restarts, memory and histograms of times and batch
+ * sizes. Waits for no decode. Freed with llamapen_string_free.
  */
 int32_t llamapen_supervisor_metrics_json(const struct llamapen_supervisor *supervisor,
                                          char **json,
                                          struct llamapen_error **error);
 
 /**
- * The same in Prometheus' text format, version 0.0.4, to be served as "text/plain; version=0.0.4". Freed with
- * llamapen_string_free.
+ * The same in Prometheus' text format, version 0.0.4, to be served as "text/plain; version=0.0.4". Of the last error, it
+ * has the status only. Freed with llamapen_string_free.
  */
 int32_t llamapen_supervisor_metrics_text(const struct llamapen_supervisor *supervisor,
                                          char **text,

@@ -65,6 +65,9 @@ def rust(tally):
 
 
 def doc(tally):
+    for arguments, what in (([], "public"), (["--document-private-items"], "with private items")):
+        status, _ = run(["cargo", "doc", "--no-deps", *arguments], minutes=60, env={"RUSTDOCFLAGS": "-D warnings"})
+        tally.test(status == 0, f"cargo doc: {what}")
     libtest(tally, ["cargo", "test", "--no-fail-fast", "--doc"])
 
 

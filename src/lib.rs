@@ -2,7 +2,7 @@
 //!
 //! llama.cpp, compiled into your program, behind a supervisor that keeps a failing engine from taking the program along.
 //!
-//! * [`prepare`] looks at a model file and this machine and decides how to run it. It does nothing else.
+//! * [`prepare()`] looks at a model file and this machine and decides how to run it. It does nothing else.
 //! * [`Supervisor`] runs what was prepared: loads, decodes, restarts. It decides nothing about the model.
 //! * [`TokenStream`] gives the events of a request, for blocking and asynchronous code.
 //!

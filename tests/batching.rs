@@ -2,19 +2,13 @@
 
 mod support;
 
-use llamapen::{
-    EngineConfig, Event, Request, Status, Supervisor, SupervisorConfig, TokenStream, WorkerHealth, prepare,
-};
+use llamapen::{EngineConfig, Event, Request, Status, Supervisor, SupervisorConfig, WorkerHealth, prepare};
 use std::time::Duration;
-use support::{Answer, read};
+use support::{Answer, greedy, read, words};
 
 /// Pieces of one size whatever the machine does meanwhile.
 fn patient() -> SupervisorConfig {
     SupervisorConfig::default().with_max_stall(Duration::from_secs(60))
-}
-
-fn greedy(tokens: impl Into<Vec<i32>>) -> Request {
-    Request::tokens(tokens).with_temperature(0.0).with_ignore_eos(true).with_seed(0)
 }
 
 fn run(supervisor: &Supervisor, request: Request) -> Answer {
@@ -23,11 +17,6 @@ fn run(supervisor: &Supervisor, request: Request) -> Answer {
 
 fn worker(supervisor: &Supervisor) -> WorkerHealth {
     supervisor.health().unwrap().workers[0]
-}
-
-/// `n` tokens of plain words, other ones for another `seed`.
-fn words(seed: i32, n: usize) -> Vec<i32> {
-    (0..n as i32).map(|i| 1000 + (i * 7919 + seed * 7_001) % 20_000).collect()
 }
 
 #[test]
@@ -237,73 +226,6 @@ fn a_cancel_ends_a_prompt_inside_its_decode() {
     let fresh = run(&support::start_with(&config, patient()), greedy(words(2, 100)).with_max_tokens(16));
     assert_eq!(after, fresh);
     assert_eq!(supervisor.health().unwrap().workers[0].restarts, 0);
-}
-
-/// Submits, cancels, drops, sets deadlines, sends what is too long or wrong, in a random order that the seed decides.
-#[test]
-fn whatever_comes_every_stream_ends_once() {
-    let seconds = std::env::var("LLAMAPEN_SOAK_SECONDS").map_or(20, |s| s.parse().unwrap());
-    let config = support::config().with_slots(4).with_n_ctx(512).with_prefix_store_bytes(32 << 20);
-    let supervisor = support::start_with(&config, SupervisorConfig::default().with_queue_capacity(8));
-    let mut random = fastrand::Rng::with_seed(4);
-    let (mut streams, mut ended, late) = (vec![], 0, std::cell::Cell::new(0));
-    let is_late = |event: &Event| matches!(event, Event::Failed(f) if [Status::DeadlineUnmet, Status::DecodeTimeout].contains(&f.status));
-    let ends_once = |(stream, before): (TokenStream, usize)| {
-        let ends: Vec<_> = stream.filter(Event::is_terminal).collect();
-        assert_eq!(before + ends.len(), 1, "terminal events of a stream");
-        late.set(late.get() + ends.iter().filter(|end| is_late(end)).count());
-    };
-    let end = std::time::Instant::now() + Duration::from_secs(seconds);
-    while std::time::Instant::now() < end {
-        // Beginnings are shared more often than not.
-        let length = random.usize(1..80);
-        let prompt = [words(random.i32(0..3), length), words(random.i32(3..1000), random.usize(0..40))].concat();
-        let request = greedy(prompt).with_max_tokens(random.u32(1..30));
-        let kind = random.u8(0..10);
-        let submitted = match kind {
-            0 => supervisor.submit(greedy(words(0, 600))),
-            1 => supervisor.submit(request.with_temperature(-1.0)),
-            2 => supervisor.submit(request.with_max_tokens(512)),
-            6 => supervisor.submit(request.with_timeout_ms(random.u64(1..200))),
-            _ => supervisor.submit(request),
-        };
-        let status = match submitted {
-            Ok(mut stream) => {
-                match kind {
-                    3 => drop(stream),
-                    4 => {
-                        stream.cancel().unwrap();
-                        streams.push((stream, 0));
-                    }
-                    5 => {
-                        let ends = stream.by_ref().take(random.usize(1..4)).filter(Event::is_terminal).count();
-                        stream.cancel().unwrap();
-                        streams.push((stream, ends));
-                    }
-                    _ => streams.push((stream, 0)),
-                }
-                None
-            }
-            Err(error) => Some(error.status()),
-        };
-        let expected = match kind {
-            0 | 2 => matches!(status, Some(Status::ContextOverflow)),
-            1 => matches!(status, Some(Status::InvalidParams)),
-            _ => matches!(status, None | Some(Status::QueueFull)),
-        };
-        assert!(expected, "kind {kind}: {status:?}");
-        if streams.len() > 8 || status == Some(Status::QueueFull) && !streams.is_empty() {
-            ends_once(streams.swap_remove(random.usize(..streams.len())));
-            ended += 1;
-        }
-    }
-    ended += streams.len();
-    streams.into_iter().for_each(ends_once);
-    assert!(ended > 10 && late.get() > 0, "{ended} ended, {} of them late", late.get());
-    support::eventually("all slots are free", || worker(&supervisor).active == 0);
-    let health = worker(&supervisor);
-    assert_eq!((health.restarts, supervisor.health().unwrap().queue_depth), (0, 0));
-    assert!(health.kv_used <= health.kv_total && health.prefix_store_used <= 32 << 20, "{health:?}");
 }
 
 #[cfg(feature = "fault-injection")]

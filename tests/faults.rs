@@ -3,7 +3,7 @@
 
 mod support;
 
-use llamapen::{Fault, Request, State, Status, SupervisorConfig};
+use llamapen::{Fault, Request, State, Status, Supervisor, SupervisorConfig};
 use std::time::Duration;
 use support::read;
 
@@ -27,6 +27,22 @@ fn fault_is_contained(fault: Fault, text: &str) {
     let health = supervisor.health().unwrap();
     assert_eq!((health.state, health.workers[0].restarts), (State::Ready, 1));
     assert!(health.last_error.unwrap().contains(text));
+    assert_eq!(last_error(&supervisor), Status::WorkerReset);
+}
+
+/// The status of the last error, the same in all that tells of it. In Prometheus' labels there is no text, which would
+/// make a new series each time.
+fn last_error(supervisor: &Supervisor) -> Status {
+    let (health, metrics) = (supervisor.health().unwrap(), supervisor.metrics().unwrap());
+    let status = health.last_error_status.unwrap();
+    assert_eq!((metrics.last_error_status, &metrics.last_error), (Some(status), &health.last_error));
+    let samples = support::prometheus::parse(&metrics.to_prometheus());
+    let of_errors: Vec<_> = samples.iter().filter(|sample| sample.name == "llamapen_last_error").collect();
+    let [sample] = of_errors[..] else { panic!("{of_errors:?}") };
+    assert_eq!((sample.labels["status"].as_str(), sample.value), (status.name(), 1.0));
+    let message = health.last_error.unwrap();
+    assert!(samples.iter().flat_map(|sample| sample.labels.values()).all(|label| !label.contains(&message)));
+    status
 }
 
 #[test]
@@ -48,6 +64,7 @@ fn too_many_restarts_end_in_failed_and_say_why() {
         assert_eq!(read(supervisor.submit(request).unwrap()).unwrap_err().status, Status::WorkerReset);
     }
     support::eventually("it gives up", || supervisor.health().unwrap().state == State::Failed);
+    assert_eq!(last_error(&supervisor), Status::PoolUnavailable);
     let error = supervisor.submit(Request::prompt("a")).err().unwrap();
     assert_eq!(error.status(), Status::PoolUnavailable);
     assert!(error.to_string().contains("gave up after 2 restarts"), "{error}");

@@ -149,6 +149,7 @@ fn prometheus_reads_the_same_numbers() {
         assert_eq!(sample.labels["engine_version"], engine.engine_version());
         assert_eq!(sample.labels["device_mask"], "none");
     }
+    assert!(samples.iter().all(|sample| sample.name != "llamapen_last_error"), "nothing went wrong");
     let value = |name, labels: &[_]| value(&samples, name, labels);
     assert_eq!(value("llamapen_requests_accepted_total", &[]), 1.0);
     assert_eq!(value("llamapen_requests_finished_total", &[("reason", "length")]), 1.0);

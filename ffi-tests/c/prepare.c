@@ -294,24 +294,24 @@ static void descriptions(const char *model)
     llamapen_string_free(json);
 
     static const struct {
-        const char *model, *options, *part;
+        const char *what, *model, *options, *part;
         int32_t status;
     } wrong[] = {
-        {NULL, NULL, "model", LLAMAPEN_STATUS_INVALID_PARAMS},
-        {"", NULL, "model", LLAMAPEN_STATUS_INVALID_PARAMS},
-        {"\xff", NULL, "UTF-8", LLAMAPEN_STATUS_INVALID_PARAMS},
-        {"no/such.gguf", NULL, "no/such.gguf", LLAMAPEN_STATUS_MODEL_NOT_FOUND},
-        {".", NULL, "directory", LLAMAPEN_STATUS_MODEL_NOT_FOUND},
-        {"/proc/self/exe", NULL, "GGUF", LLAMAPEN_STATUS_MODEL_INVALID},
-        {"https://example.org/m.gguf", NULL, "never downloads", LLAMAPEN_STATUS_UNSUPPORTED},
-        {"hf:org/repo/m.gguf", "{\"hub\": \"no/such/hub\"}", "no/such/hub", LLAMAPEN_STATUS_MODEL_NOT_FOUND},
-        {"m.gguf", "{\"hubb\": \"x\"}", "hubb", LLAMAPEN_STATUS_INVALID_PARAMS},
+        {"no model", NULL, NULL, "model", LLAMAPEN_STATUS_INVALID_PARAMS},
+        {"an empty name", "", NULL, "model", LLAMAPEN_STATUS_INVALID_PARAMS},
+        {"a name that is not UTF-8", "\xff", NULL, "UTF-8", LLAMAPEN_STATUS_INVALID_PARAMS},
+        {"a missing file", "no/such.gguf", NULL, "no/such.gguf", LLAMAPEN_STATUS_MODEL_NOT_FOUND},
+        {"a folder without models", ".", NULL, "directory", LLAMAPEN_STATUS_MODEL_NOT_FOUND},
+        {"a program", "/proc/self/exe", NULL, "GGUF", LLAMAPEN_STATUS_MODEL_INVALID},
+        {"an address", "https://example.org/m.gguf", NULL, "never downloads", LLAMAPEN_STATUS_UNSUPPORTED},
+        {"a missing hub", "hf:org/repo/m.gguf", "{\"hub\": \"no/such/hub\"}", "no/such/hub", LLAMAPEN_STATUS_MODEL_NOT_FOUND},
+        {"an unknown option", "m.gguf", "{\"hubb\": \"x\"}", "hubb", LLAMAPEN_STATUS_INVALID_PARAMS},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         json = CHECK_STALE(char);
         status = llamapen_model_info(wrong[i].model, length(wrong[i].model), wrong[i].options, length(wrong[i].options),
                                      &json, &error);
-        check_refused(status, wrong[i].status, &error, wrong[i].part, wrong[i].model != NULL ? wrong[i].model : "NULL");
+        check_refused(status, wrong[i].status, &error, wrong[i].part, wrong[i].what);
         CHECK(json == NULL, "nothing is described");
     }
 }

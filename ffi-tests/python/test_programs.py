@@ -38,7 +38,14 @@ class Programs(unittest.TestCase):
         link = [f"-L{where}", "-lllamapen", f"-Wl,-rpath,{where}"] if linked else ["-ldl"]
         program = self.compile(source, *link)
         # Where the program may leave files, in case it fails to remove them.
-        done = subprocess.run([program, self.model, *arguments], cwd=self.built, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [program, self.model, *arguments],
+            cwd=self.built,
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",  # A broken program may print anything, which is then shown.
+            timeout=300,
+        )
         said = f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
         self.assertEqual(done.returncode, 0, said)
         self.assertNotIn("not ok", done.stdout, said)

@@ -43,7 +43,8 @@ class Supervisor:
         wait(lambda ms: call("llamapen_supervisor_wait_ready", handle.pointer, ms), timeout)
 
     def health(self) -> Dict[str, Any]:
-        """``state``, ``live``, ``ready``, ``load_progress`` (0 to 1), ``queue_depth``, ``workers``, ``last_error``."""
+        """``state``, ``live``, ``ready``, ``load_progress`` (0 to 1), ``queue_depth``, ``workers``, ``last_error``,
+        ``last_error_status``."""
         handle = self._open()
         health: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_health_json", handle.pointer))
         return health
@@ -51,13 +52,15 @@ class Supervisor:
     def metrics(self) -> Dict[str, Any]:
         """What was counted since the start: ``requests`` (``accepted_total``, ``rejected_total`` and ``failed_total`` by
         status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``, ``load_ms``, ``vram_used_bytes`` (0
-        where no GPU computes), ``last_error``, and per worker tokens, slots, restarts, memory and histograms."""
+        where no GPU computes), ``last_error``, ``last_error_status``, and per worker tokens, slots, restarts, memory and
+        histograms."""
         handle = self._open()
         metrics: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_metrics_json", handle.pointer))
         return metrics
 
     def prometheus(self) -> str:
-        """The same in Prometheus' text format, version 0.0.4: serve it as ``text/plain; version=0.0.4``."""
+        """The same in Prometheus' text format, version 0.0.4: serve it as ``text/plain; version=0.0.4``. Of the last
+        error, it has the status only."""
         handle = self._open()
         return call_text("llamapen_supervisor_metrics_text", handle.pointer)
 

@@ -5,6 +5,7 @@ use super::status::LLAMAPEN_STATUS_OK;
 use crate::error::{Error, Result};
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 use std::str::Utf8Error;
 
 /// Runs the body of an export. Sets `*error` to NULL, or to a new error if the body fails or panics; returns the status.
@@ -94,25 +95,20 @@ pub(super) unsafe fn give_json_and_text(
     text: *mut *mut c_char,
     make: impl FnOnce() -> Result<(String, String)>,
 ) -> Result<i32> {
-    if json.is_null() && text.is_null() {
+    let outs = [json, text].map(NonNull::new);
+    if outs == [None; 2] {
         return Err(Error::invalid("json and text", "are both NULL; one must point to where the result goes"));
     }
-    let put = |out: *mut *mut c_char, value| {
-        if !out.is_null() {
-            // SAFETY: not NULL, and the caller vouches for it.
-            unsafe { out.write(value) };
-        }
-    };
-    put(json, std::ptr::null_mut());
-    put(text, std::ptr::null_mut());
-    let (made_json, made_text) = make()?;
-    // A name in a model's file can hold anything.
-    let made_text = without_nul(&made_text);
-    if !json.is_null() {
-        put(json, owned_text(made_json)?);
+    for out in outs.into_iter().flatten() {
+        // SAFETY: not NULL, and the caller vouches for it.
+        unsafe { out.write(std::ptr::null_mut()) };
     }
-    if !text.is_null() {
-        put(text, owned_text(made_text)?);
+    let (json, text) = make()?;
+    // A name in a model's file can hold anything.
+    for (out, text) in outs.into_iter().zip([json, without_nul(&text)]) {
+        let Some(out) = out else { continue };
+        // SAFETY: as above.
+        unsafe { out.write(owned_text(text)?) };
     }
     Ok(LLAMAPEN_STATUS_OK)
 }

@@ -1,5 +1,5 @@
-//! The C API: what `include/llamapen.h` declares. One file per C object; casts, texts and panics are in [`border`], what several functions
-//! take in [`options`] and [`progress`].
+//! The C API: what `include/llamapen.h` declares. One file per C object; casts, texts and panics are in `border`, what
+//! several functions take in `options` and `progress`.
 //!
 //! The header is generated from these files (`tests/header.rs`); the comments here are its documentation, so they are
 //! written for C callers.

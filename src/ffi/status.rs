@@ -1,5 +1,5 @@
 //! Status numbers as C constants. Written out, because the header generator reads literals only; a test compares them
-//! with [`Status`](crate::Status).
+//! with [`Status`].
 
 use crate::Status;
 use std::ffi::c_char;

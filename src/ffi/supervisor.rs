@@ -75,8 +75,8 @@ pub unsafe extern "C" fn llamapen_supervisor_cancel_load(
     unsafe { guard(error, body) }
 }
 
-/// State, load progress (0 to 1), queue depth, workers and the last error as JSON. Waits for no decode. Freed with
-/// llamapen_string_free.
+/// State, load progress (0 to 1), queue depth, workers, the last error and its status as JSON. Waits for no decode. Freed
+/// with llamapen_string_free.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_health_json(
     supervisor: *const llamapen_supervisor,
@@ -94,8 +94,8 @@ pub unsafe extern "C" fn llamapen_supervisor_health_json(
 
 /// What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
 /// "finished_total" by reason, "cancelled_total"), "queue_depth", "load_ms", "vram_used_bytes" (0 where no GPU computes),
-/// "last_error", and per worker tokens, slots, restarts, memory and histograms of times and batch sizes. Waits for no
-/// decode. Freed with llamapen_string_free.
+/// "last_error" and "last_error_status", and per worker tokens, slots, restarts, memory and histograms of times and batch
+/// sizes. Waits for no decode. Freed with llamapen_string_free.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_metrics_json(
     supervisor: *const llamapen_supervisor,
@@ -111,8 +111,8 @@ pub unsafe extern "C" fn llamapen_supervisor_metrics_json(
     unsafe { guard(error, || give_text("json", json, make)) }
 }
 
-/// The same in Prometheus' text format, version 0.0.4, to be served as "text/plain; version=0.0.4". Freed with
-/// llamapen_string_free.
+/// The same in Prometheus' text format, version 0.0.4, to be served as "text/plain; version=0.0.4". Of the last error, it
+/// has the status only. Freed with llamapen_string_free.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_metrics_text(
     supervisor: *const llamapen_supervisor,
@@ -122,7 +122,7 @@ pub unsafe extern "C" fn llamapen_supervisor_metrics_text(
     let make = || {
         // SAFETY: NULL or live, as the header demands.
         let metrics = unsafe { object("supervisor", supervisor) }?.supervisor.metrics()?;
-        // An error in it may quote any text.
+        // A name in it can hold anything.
         Ok(without_nul(&metrics.to_prometheus()))
     };
     // SAFETY: NULL or may be written to, as the header demands.

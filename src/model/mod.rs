@@ -1,6 +1,6 @@
 //! Model files: how they are named and found, whether they are the right ones, and what they say about a model.
 //!
-//! A [`ModelReference`] names a model, [`locate`] finds its files on this machine, [`verify_digests`] compares them with
+//! A [`ModelReference`] names a model, [`locate()`] finds its files on this machine, [`verify_digests`] compares them with
 //! digests that the caller knows. Nothing here downloads anything.
 //!
 //! A model file is untrusted input. llama.cpp's own loader stops the process on many malformed files (assertions,

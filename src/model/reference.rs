@@ -38,7 +38,7 @@ const IN_URL: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(
 /// | `file:models/m.gguf` | a path, taken as it is |
 /// | `file:///models/my%20m.gguf` | an absolute path as a URL: percent-decoded. Another host than `localhost` is refused |
 /// | `hf:org/repo@rev/file`, also `hf://…` | a file of a hub repository, see [`HubReference`] |
-/// | `http:`, `https:`, `s3:`, `gs:`, `oci:`, `docker:`, `ollama:`, `modelscope:` | elsewhere: [`locate`](super::locate) says how to get it |
+/// | `http:`, `https:`, `s3:`, `gs:`, `oci:`, `docker:`, `ollama:`, `modelscope:` | elsewhere: [`locate`](super::locate()) says how to get it |
 /// | `other://…` | refused, naming the known schemes |
 ///
 /// A path may name a GGUF file, any part of a split model, or a folder with one model in it. A scheme has at least two

@@ -5,6 +5,7 @@
 
 mod context;
 mod cuda_driver;
+mod dry;
 mod error;
 mod log;
 mod model;

@@ -1,12 +1,16 @@
 //! A loaded model: weights, vocabulary, chat template.
 
+use super::dry::DryCache;
 use super::{NativeError, NativeStatus, error, sys};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::ptr::NonNull;
 
 /// Weights and vocabulary, shared read-only by all contexts of the process.
-pub(crate) struct Model(NonNull<sys::lp_model>);
+pub(crate) struct Model {
+    raw: NonNull<sys::lp_model>,
+    dry: DryCache,
+}
 
 // SAFETY: llama.cpp only reads a loaded model. Its vocabulary functions take it as const; contexts of several threads
 // share it, which is llama.cpp's own way of running parallel contexts.
@@ -48,11 +52,16 @@ impl Model {
         };
         // SAFETY: path ends with NUL, params and the closure live until the call returns.
         let model = error::value(|e| unsafe { sys::lp_model_load(path.as_ptr(), &params, e) }, |m| m.is_null())?;
-        Ok(Self(NonNull::new(model).expect("checked by value()")))
+        Ok(Self { raw: NonNull::new(model).expect("checked by value()"), dry: DryCache::default() })
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::lp_model {
-        self.0.as_ptr()
+        self.raw.as_ptr()
+    }
+
+    /// DRY samplers that requests had, to be copied for the next.
+    pub(super) fn dry(&self) -> &DryCache {
+        &self.dry
     }
 
     pub(crate) fn n_vocab(&self) -> usize {

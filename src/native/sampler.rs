@@ -1,5 +1,6 @@
 //! Choosing a token from logits: llama.cpp's filters, our randomness.
 
+use super::dry::Dry;
 use super::{Model, NativeError, error, sys};
 use std::ffi::CString;
 use std::ptr::NonNull;
@@ -38,14 +39,12 @@ pub(crate) struct Draw {
 
 impl Sampler {
     pub(crate) fn new(model: Arc<Model>, sampling: &Sampling) -> Result<Self, NativeError> {
-        let (biases, breakers) = (&sampling.biases, &sampling.dry_breakers);
-        let texts: Vec<_> = breakers.iter().map(|text| text.as_ptr()).collect();
-        // SAFETY: the model is kept alive beside the sampler; the arrays live until the call returns, which keeps
-        // nothing of them.
-        let new = |e| unsafe {
-            let (biases, n_biases) = (biases.as_ptr(), biases.len());
-            sys::lp_sampler_new(model.as_ptr(), &sampling.params, biases, n_biases, texts.as_ptr(), texts.len(), e)
-        };
+        let (biases, dry) = (&sampling.biases, model.dry().get(&model, sampling)?);
+        let dry = dry.as_deref().map_or(std::ptr::null(), Dry::as_ptr);
+        // SAFETY: the model is kept alive beside the sampler; the array and `dry` live until the call returns, which
+        // keeps nothing of them.
+        let new =
+            |e| unsafe { sys::lp_sampler_new(model.as_ptr(), &sampling.params, biases.as_ptr(), biases.len(), dry, e) };
         let raw = error::value(new, |s| s.is_null())?;
         Ok(Self { raw: NonNull::new(raw).expect("checked by value()"), n_vocab: model.n_vocab(), _model: model })
     }

@@ -1,6 +1,6 @@
 // The one door between Rust and llama.cpp: plain C, no exception passes it, every text has a length.
 // bindgen reads this file alone. Ownership: what lp_*_new and lp_model_load return is freed by its lp_*_free.
-// Threads: a model may be read from several threads; a context and a sampler belong to one thread at a time.
+// Threads: a model and an lp_dry may be read from several threads; a context and a sampler belong to one thread at a time.
 #pragma once
 
 #include <stdbool.h>
@@ -30,6 +30,7 @@ typedef struct lp_error {
 typedef struct lp_model lp_model;
 typedef struct lp_context lp_context;
 typedef struct lp_sampler lp_sampler;
+typedef struct lp_dry lp_dry;
 
 // level: 1 debug, 2 info, 3 warning, 4 error, 5 continues the line before. Called from any thread.
 typedef void (*lp_log_fn)(int32_t level, const char * text);
@@ -144,9 +145,15 @@ typedef struct lp_sampling {
     float mirostat_eta;
 } lp_sampling;
 
-// breakers: texts that end with NUL. Nothing is kept of the arrays.
+// DRY by the dry_* of `sampling`, to be copied into samplers: making it looks at the whole vocabulary for each breaker.
+// breakers: texts that end with NUL. Nothing is kept of the array, nor of the model.
+lp_dry * lp_dry_new(const lp_model * model, const lp_sampling * sampling, const char * const * breakers,
+                    size_t n_breakers, lp_error * error);
+void lp_dry_free(lp_dry * dry);
+
+// dry: of the same model and parameters; NULL: no DRY. Nothing is kept of it, nor of the array.
 lp_sampler * lp_sampler_new(const lp_model * model, const lp_sampling * sampling, const lp_logit_bias * biases,
-                            size_t n_biases, const char * const * breakers, size_t n_breakers, lp_error * error);
+                            size_t n_biases, const lp_dry * dry, lp_error * error);
 void lp_sampler_free(lp_sampler * sampler);
 // Tells the penalties of a token that is part of the text.
 LP_Status lp_sampler_accept(lp_sampler * sampler, int32_t token, lp_error * error);

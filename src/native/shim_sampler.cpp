@@ -127,8 +127,21 @@ void lp_sampler::mirostat(llama_token_data_array & a) const {
     softmax(a);
 }
 
+lp_dry * lp_dry_new(const lp_model * model, const lp_sampling * s, const char * const * breakers, size_t n_breakers,
+                    lp_error * error) {
+    return guarded(error, static_cast<lp_dry *>(nullptr), [&] {
+        const llama_vocab * vocab = llama_model_get_vocab(reinterpret_cast<const llama_model *>(model));
+        return reinterpret_cast<lp_dry *>(llama_sampler_init_dry(vocab, s->dry_multiplier, s->dry_base, s->dry_allowed_length,
+                                                                 s->dry_penalty_last_n, const_cast<const char **>(breakers), n_breakers));
+    });
+}
+
+void lp_dry_free(lp_dry * dry) {
+    guarded(nullptr, 0, [&] { llama_sampler_free(reinterpret_cast<llama_sampler *>(dry)); return 0; });
+}
+
 lp_sampler * lp_sampler_new(const lp_model * model, const lp_sampling * s, const lp_logit_bias * biases,
-                            size_t n_biases, const char * const * breakers, size_t n_breakers, lp_error * error) {
+                            size_t n_biases, const lp_dry * dry, lp_error * error) {
     return guarded(error, static_cast<lp_sampler *>(nullptr), [&]() -> lp_sampler * {
         auto sampler = std::make_unique<lp_sampler>(model, *s);
         const llama_vocab * vocab = llama_model_get_vocab(reinterpret_cast<const llama_model *>(model));
@@ -152,10 +165,9 @@ lp_sampler * lp_sampler_new(const lp_model * model, const lp_sampling * s, const
                 sampler->logits.add(llama_sampler_init_penalties(n_vocab, s->penalty_last_n, s->penalty_repeat,
                                                                  s->penalty_frequency, s->penalty_presence));
             }
-            if (s->dry_multiplier != 0.0f && s->dry_penalty_last_n > 0) {
+            if (dry != nullptr) {
                 sampler->remembers = true;
-                sampler->logits.add(llama_sampler_init_dry(vocab, s->dry_multiplier, s->dry_base, s->dry_allowed_length,
-                                                           s->dry_penalty_last_n, const_cast<const char **>(breakers), n_breakers));
+                sampler->logits.add(llama_sampler_clone(reinterpret_cast<const llama_sampler *>(dry)));
             }
             if (s->top_n_sigma > 0.0f) sampler->logits.add(llama_sampler_init_top_n_sigma(s->top_n_sigma));
             const size_t min_keep = std::max<size_t>(s->min_keep, 1);

@@ -17,6 +17,21 @@ use std::time::{Duration, Instant};
 /// How often the loop turns when nothing happens.
 const TURN: Duration = Duration::from_millis(500);
 
+/// Logs of worker `$i`, with what every such line says: whose it is, and what it has done so far.
+macro_rules! log_worker {
+    ($level:ident, $control:ident, $i:ident, $($more:tt)+) => {{
+        let state = &$control.shared.workers[$i];
+        tracing::$level!(
+            pool_id = $control.shared.telemetry.identity.pool_id,
+            worker = $i,
+            restart_count = state.restarts(),
+            tokens_in_total = state.counters.tokens_in.get(),
+            tokens_out_total = state.counters.tokens_out.get(),
+            $($more)+
+        )
+    }};
+}
+
 /// What the control thread hears.
 pub(super) enum Report {
     /// The loader ended: with a model, an error of llama.cpp, or the text of a panic.
@@ -179,13 +194,13 @@ impl Control {
         let state = self.shared.workers[i].clone();
         state.beat();
         let identity = &self.shared.telemetry.identity;
-        tracing::info!(
-            pool_id = identity.pool_id,
-            worker = i,
+        log_worker!(
+            info,
+            self,
+            i,
             model_id = identity.model_id,
             engine_version = identity.engine_version,
             device_mask = identity.device_mask,
-            restart_count = state.restarts(),
             "worker starts"
         );
         let worker = Worker {
@@ -212,14 +227,8 @@ impl Control {
         self.shared.worker_changed();
         let (telemetry, state) = (&self.shared.telemetry, &self.shared.workers[i]);
         state.counters.set_backoff(Duration::ZERO);
-        tracing::info!(
-            pool_id = telemetry.identity.pool_id,
-            worker = i,
-            restart_count = state.restarts(),
-            memory_bytes = state.memory(),
-            vram_used_bytes = telemetry.vram_used_bytes(),
-            "worker ready"
-        );
+        let (memory_bytes, vram_used_bytes) = (state.memory(), telemetry.vram_used_bytes());
+        log_worker!(info, self, i, memory_bytes, vram_used_bytes, "worker ready");
     }
 
     fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, String>) {
@@ -227,16 +236,8 @@ impl Control {
         let fault = match end {
             // In order, because the queue was closed: what was still running, or was taken just before, ends here.
             Ok(Ok(())) => {
-                let state = &self.shared.workers[i];
-                state.set_ready(false);
-                tracing::info!(
-                    pool_id = self.shared.telemetry.identity.pool_id,
-                    worker = i,
-                    restart_count = state.restarts(),
-                    tokens_in_total = state.counters.tokens_in.get(),
-                    tokens_out_total = state.counters.tokens_out.get(),
-                    "worker ended"
-                );
+                self.shared.workers[i].set_ready(false);
+                log_worker!(info, self, i, "worker ended");
                 let (status, message) = match self.stopping || self.shared.is_stopping() {
                     true => (Status::Draining, STOPPED),
                     false => (Status::PoolUnavailable, "the supervisor gave up; its health says why"),
@@ -254,13 +255,9 @@ impl Control {
         let was_ready = self.workers[i].failures == 0 && state.is_ready(Duration::MAX);
         state.set_ready(false);
         let message = format!("worker {i} failed: {fault}");
-        tracing::error!(
-            pool_id = self.shared.telemetry.identity.pool_id, worker = i, last_error = %fault,
-            restart_count = state.restarts(), tokens_in_total = state.counters.tokens_in.get(),
-            tokens_out_total = state.counters.tokens_out.get(), "worker failed"
-        );
+        log_worker!(error, self, i, last_error = %fault, "worker failed");
         fail_all(state.take_jobs(), Status::WorkerReset, &message);
-        self.shared.set_last_error(message.clone());
+        self.shared.set_last_error(fault.status, message.clone());
         self.shared.worker_changed();
         if self.stopping {
             return;
@@ -284,7 +281,7 @@ impl Control {
         slot.restart_at = Some(now + wait);
         self.shared.workers[i].counters.set_backoff(wait);
         let backoff_ms = self.shared.workers[i].counters.backoff_ms();
-        tracing::info!(pool_id = self.shared.telemetry.identity.pool_id, worker = i, backoff_ms, "worker will restart");
+        log_worker!(info, self, i, backoff_ms, "worker will restart");
     }
 
     fn restart_due(&mut self) {

@@ -1,5 +1,6 @@
 //! What a supervisor says of itself.
 
+use crate::status::Status;
 use serde::Serialize;
 
 /// State of a supervisor as a whole.
@@ -39,6 +40,8 @@ pub struct Health {
     pub workers: Vec<WorkerHealth>,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// Its status.
+    pub last_error_status: Option<Status>,
 }
 
 /// A look at a worker.

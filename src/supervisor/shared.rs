@@ -49,7 +49,7 @@ pub(super) struct Shared {
 /// What is decided once, apart from what the workers say.
 struct Phase {
     stage: Stage,
-    last_error: Option<String>,
+    last_error: Option<(Status, String)>,
 }
 
 #[derive(Clone)]
@@ -113,15 +113,15 @@ impl Shared {
 
     pub(super) fn set_stage(&self, stage: Stage) {
         let mut phase = self.phase.lock();
-        if let Stage::Failed(_, message) = &stage {
-            phase.last_error = Some(message.clone());
+        if let Stage::Failed(status, message) = &stage {
+            phase.last_error = Some((*status, message.clone()));
         }
         phase.stage = stage;
         self.phase_changed.notify_all();
     }
 
-    pub(super) fn set_last_error(&self, message: String) {
-        self.phase.lock().last_error = Some(message);
+    pub(super) fn set_last_error(&self, status: Status, message: String) {
+        self.phase.lock().last_error = Some((status, message));
     }
 
     /// A worker became ready or ceased to be.
@@ -170,6 +170,7 @@ impl Shared {
             let phase = self.phase.lock();
             (phase.stage.clone(), phase.last_error.clone())
         };
+        let (last_error_status, last_error) = last_error.unzip();
         let ready = match stage {
             Stage::Running => self.ready_workers(),
             _ => 0,
@@ -189,6 +190,7 @@ impl Shared {
             load_progress: f32::from_bits(self.load_progress.load(Ordering::Relaxed)),
             queue_depth: self.queue.len(),
             workers: self.workers.iter().map(|w| self.worker_health(w)).collect(),
+            last_error_status,
             last_error,
         }
     }

@@ -3,6 +3,7 @@
 use super::counters::{Telemetry, WorkerCounters};
 use super::histogram::Histogram;
 use super::prometheus;
+use crate::status::Status;
 use crate::supervisor::{Health, WorkerHealth};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ pub struct Metrics {
     pub vram_used_bytes: Option<u64>,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// Its status.
+    pub last_error_status: Option<Status>,
     /// One entry per worker.
     pub workers: Vec<WorkerMetrics>,
 }
@@ -123,6 +126,7 @@ impl Metrics {
                 .map(|((health, counters), worker)| WorkerMetrics::new(worker, identity.slots, health, counters))
                 .collect(),
             last_error: health.last_error,
+            last_error_status: health.last_error_status,
         }
     }
 

@@ -42,9 +42,10 @@ fn of_pool(text: &mut Text, metrics: &Metrics) {
     if let Some(bytes) = metrics.vram_used_bytes {
         text.one("vram_used_bytes", GAUGE, "Bytes of GPU memory in use; 0 where no GPU computes.", bytes);
     }
-    if let Some(error) = &metrics.last_error {
-        text.head("last_error", GAUGE, "What went wrong last, as a label; the value is always 1.");
-        text.sample("last_error", &[("last_error", error.clone())], 1);
+    // Its text stays in the JSON: as a label, every new text would be a series of its own, for ever.
+    if let Some(status) = metrics.last_error_status {
+        text.head("last_error", GAUGE, "Status of what went wrong last; the value is always 1.");
+        text.sample("last_error", &[("status", status.name().to_owned())], 1);
     }
 }
 

@@ -7,7 +7,9 @@ pub mod large;
 pub mod prometheus;
 pub mod traces;
 
-use llamapen::{EngineConfig, Event, Failed, FinishReason, Supervisor, SupervisorConfig, TokenStream, prepare};
+use llamapen::{
+    EngineConfig, Event, Failed, FinishReason, Request, Supervisor, SupervisorConfig, TokenStream, prepare,
+};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -53,6 +55,16 @@ pub fn start_with(config: &EngineConfig, supervisor: SupervisorConfig) -> Superv
     let supervisor = Supervisor::start(prepare(config).unwrap(), supervisor).unwrap();
     assert!(supervisor.wait_ready(Some(LONG)).unwrap(), "not ready in time");
     supervisor
+}
+
+/// A request whose answer is always the same.
+pub fn greedy(tokens: impl Into<Vec<i32>>) -> Request {
+    Request::tokens(tokens).with_temperature(0.0).with_ignore_eos(true).with_seed(0)
+}
+
+/// `n` tokens of plain words, other ones for another `seed`.
+pub fn words(seed: i32, n: usize) -> Vec<i32> {
+    (0..n as i32).map(|i| 1000 + (i * 7919 + seed * 7_001) % 20_000).collect()
 }
 
 /// A whole answer, read to its end.

@@ -9,13 +9,14 @@ use std::sync::OnceLock;
 /// Of tokens 0 to 6; all others cannot come. No two are equal, and no sum of the first is a threshold used below.
 const PROBABILITIES: [f64; 7] = [0.41, 0.24, 0.16, 0.09, 0.05, 0.03, 0.02];
 
+fn load() -> Arc<Model> {
+    init_backend().unwrap();
+    let params = LoadParams { use_mmap: true, use_mlock: false };
+    Arc::new(Model::load(&crate::test_model(), &params, |_| true).unwrap())
+}
+
 fn model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    let load = || {
-        init_backend().unwrap();
-        let params = LoadParams { use_mmap: true, use_mlock: false };
-        Arc::new(Model::load(&crate::test_model(), &params, |_| true).unwrap())
-    };
     MODEL.get_or_init(load).clone()
 }
 
@@ -52,9 +53,13 @@ fn sampler(params: SamplingParams) -> Sampler {
 }
 
 fn with(params: SamplingParams, biases: &[(i32, f32)], breakers: &[&str]) -> Sampler {
+    on(model(), params, biases, breakers)
+}
+
+fn on(model: Arc<Model>, params: SamplingParams, biases: &[(i32, f32)], breakers: &[&str]) -> Sampler {
     let biases = biases.iter().map(|&(token, bias)| LogitBias { token, bias }).collect();
     let dry_breakers = breakers.iter().map(|text| CString::new(*text).unwrap()).collect();
-    Sampler::new(model(), &Sampling { params, biases, dry_breakers }).unwrap()
+    Sampler::new(model, &Sampling { params, biases, dry_breakers }).unwrap()
 }
 
 fn logits(of: &[f64]) -> Vec<f32> {
@@ -243,6 +248,46 @@ fn dry_lowers_what_goes_on_with_a_repetition() {
     let broken = [0, letter.unwrap(), 2, 3, 0, letter.unwrap(), 2];
     assert_close(&after(params, &[], &broken), &lowered(0.8 * 1.5));
     assert_close(&after(params, &["q"], &broken), &all());
+}
+
+#[test]
+fn dry_is_made_once_for_requests_with_the_same_parameters() {
+    let (model, logits) = (load(), logits(&PROBABILITIES));
+    let params = SamplingParams { dry_multiplier: 0.8, dry_base: 1.5, dry_allowed_length: 2, ..off() };
+    let after = |params: SamplingParams, breakers: &[&str], history: &[i32]| {
+        let mut sampler = on(model.clone(), params, &[], breakers);
+        history.iter().for_each(|token| sampler.accept(*token).unwrap());
+        distribution(&mut sampler, &logits, 0.5)
+    };
+    let repeats = [0, 1, 2, 3, 0, 1, 2];
+    let first = after(params, &["q"], &repeats);
+    // What the first one saw is not in the second.
+    assert_close(&after(params, &["q"], &[]), &all());
+    assert_eq!(after(params, &["q"], &repeats), first);
+    assert_ne!(after(params, &["q"], &[]), first);
+    assert_eq!(model.dry().made_and_kept(), (1, 1));
+    // Each parameter makes another one, and no DRY makes none.
+    let others = [
+        SamplingParams { dry_multiplier: 1.6, ..params },
+        SamplingParams { dry_base: 3.0, ..params },
+        SamplingParams { dry_allowed_length: 4, ..params },
+        SamplingParams { dry_penalty_last_n: 4, ..params },
+    ];
+    for (i, other) in others.into_iter().enumerate() {
+        assert_ne!(after(other, &["q"], &repeats), first);
+        assert_eq!(model.dry().made_and_kept(), (i + 2, (i + 2).min(4)));
+    }
+    after(SamplingParams { mirostat: 2, ..params }, &["q"], &repeats);
+    after(off(), &["q"], &repeats);
+    // The first was used longest ago, and is not kept any more; the last still is.
+    after(others[3], &["q"], &repeats);
+    assert_eq!(model.dry().made_and_kept(), (5, 4));
+    assert_eq!(after(params, &["q"], &repeats), first);
+    assert_eq!(model.dry().made_and_kept(), (6, 4));
+    // Of several threads one makes it.
+    let request = || drop(on(model.clone(), params, &[], &["other", "breakers"]));
+    std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(request))));
+    assert_eq!(model.dry().made_and_kept(), (7, 4));
 }
 
 /// Numbers that look random, in [0, 1).

@@ -1,7 +1,7 @@
 //! The compute buffer: what the intermediate results of one micro-batch take at most.
 //!
 //! llama.cpp builds the graph of its largest batch when a context is made and reserves what that needs. The same graph
-//! is built here from the header alone, as shapes, and put through the same allocation rules ([`graph`]). For the
+//! is built here from the header alone, as shapes, and put through the same allocation rules ([`mod@graph`]). For the
 //! architectures of [`MIRRORED`] tests compare the result with what llama.cpp reserves; for others the closest graph is
 //! taken with a margin, and the plan says that it is an estimate.
 
