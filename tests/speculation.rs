@@ -118,6 +118,7 @@ fn several_guess_at_once() {
     let metrics = supervisor.metrics().unwrap();
     let worker = &metrics.workers[0];
     assert!(worker.draft_accepted_total > 20 && worker.draft_accepted_total <= worker.draft_tokens_total);
+    assert_eq!(worker.decode_failures_total, 0, "what was wrong was forgotten in time");
     let text = metrics.to_prometheus();
     assert!(
         text.contains(&format!(" {}\n", worker.draft_tokens_total)) && text.contains("draft_accepted_total"),

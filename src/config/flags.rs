@@ -314,6 +314,7 @@ mod tests {
             .with_swa_full(true)
             .with_prefix_cache(false)
             .with_prefix_store_bytes(1 << 30)
+            .with_draft_max(3)
             .with_devices("1,0".parse().unwrap())
             .with_require_gpu(true)
             .with_n_gpu_layers(7)

@@ -86,6 +86,8 @@ pub struct WorkerMetrics {
     pub draft_tokens_total: u64,
     /// How many of them came true.
     pub draft_accepted_total: u64,
+    /// Decode calls that failed without harm to the worker: what was in them was decoded again, or failed alone.
+    pub decode_failures_total: u64,
     /// From `submit` until it took a request up.
     pub latency_queue_ms: Histogram,
     /// From `submit` until the first token of a request.
@@ -153,6 +155,7 @@ impl WorkerMetrics {
             tokens_out_total: counters.tokens_out.get(),
             draft_tokens_total: counters.draft_tokens.get(),
             draft_accepted_total: counters.draft_accepted.get(),
+            decode_failures_total: counters.decode_failures.get(),
             latency_queue_ms: counters.latency_queue.snapshot(),
             latency_first_token_ms: counters.latency_first_token.snapshot(),
             latency_inter_token_ms: counters.latency_inter_token.snapshot(),

@@ -51,7 +51,7 @@ fn of_pool(text: &mut Text, metrics: &Metrics) {
 
 fn of_workers(text: &mut Text, workers: &[WorkerMetrics]) {
     type Number = fn(&WorkerMetrics) -> u64;
-    let numbers: [(&str, &str, &str, Number); 11] = [
+    let numbers: [(&str, &str, &str, Number); 12] = [
         ("worker_ready", GAUGE, "1 if the worker takes requests.", |w| w.ready.into()),
         ("restart_count", COUNTER, "Restarts of the worker.", |w| w.restart_count),
         ("backoff_ms", GAUGE, "Milliseconds that the next restart waits; 0 once ready.", |w| w.backoff_ms),
@@ -63,6 +63,9 @@ fn of_workers(text: &mut Text, workers: &[WorkerMetrics]) {
         ("tokens_out_total", COUNTER, "Tokens generated.", |w| w.tokens_out_total),
         ("draft_tokens_total", COUNTER, "Tokens guessed ahead.", |w| w.draft_tokens_total),
         ("draft_accepted_total", COUNTER, "Tokens guessed ahead that came true.", |w| w.draft_accepted_total),
+        ("decode_failures_total", COUNTER, "Decode calls that failed, the worker unharmed.", |w| {
+            w.decode_failures_total
+        }),
     ];
     for (name, kind, help, number) in numbers {
         text.head(name, kind, help);

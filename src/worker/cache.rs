@@ -5,6 +5,9 @@ use super::store::{Store, Stored};
 use crate::native::{Context, NativeError, NativeStatus};
 use crate::prepare::PreparedEngine;
 
+/// Most bytes that are copied so that a request runs beside others: some 15 ms.
+const MOST_MOVED: usize = 32 << 20;
+
 pub(super) struct Cache {
     held: Vec<Held>,
     used_at: Vec<u64>,
@@ -81,6 +84,32 @@ impl Cache {
         self.requests += 1;
         self.used_at[slot] = self.requests;
         Ok((slot, cached))
+    }
+
+    /// Exchanges what two slots hold, so that requests run beside each other; false: not what holds so much.
+    pub(super) fn exchange(&mut self, context: &mut Context, a: usize, b: usize) -> Result<bool, NativeError> {
+        let mut states = [vec![], vec![]];
+        let mut bytes = 0;
+        for slot in [a, b].into_iter().filter(|slot| !self.held[*slot].tokens.is_empty()) {
+            bytes += without_failure(context.state_size(slot as u32))?.unwrap_or(usize::MAX / 2);
+        }
+        if bytes > MOST_MOVED {
+            return Ok(false);
+        }
+        for (slot, state) in [a, b].into_iter().zip(&mut states) {
+            if !self.held[slot].tokens.is_empty() && without_failure(context.save(slot as u32, state))?.is_none() {
+                return Ok(false);
+            }
+        }
+        let held = [a, b].map(|slot| self.held[slot].clone());
+        for (to, (held, state)) in [b, a].into_iter().zip(held.iter().zip(&states)) {
+            match state.is_empty() {
+                true => self.cut(context, to, 0).map(drop)?,
+                false => self.restore(context, to, held, state).map(drop)?,
+            }
+        }
+        self.used_at.swap(a, b);
+        Ok(true)
     }
 
     /// What a slot holds.

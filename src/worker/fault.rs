@@ -1,6 +1,8 @@
 //! Faults that a request asks for, after its first token: each as it would come from the engine.
 
-use super::{Ended, Loop};
+use super::Ended;
+use super::batching::Loop;
+use super::slot::Running;
 use crate::native::throw_exception;
 use crate::request::Fault;
 
@@ -21,8 +23,7 @@ impl Loop<'_> {
 
     /// Once it is: more tokens than a sequence has room for.
     pub(super) fn overfill_batch(&mut self) {
-        let asks =
-            |running: &super::Running| running.generated == 1 && running.job.request.fault == Some(Fault::FullCache);
+        let asks = |running: &Running| running.generated == 1 && running.job.request.fault == Some(Fault::FullCache);
         for (slot, _) in self.slots.iter().enumerate().filter(|(_, running)| running.as_ref().is_some_and(asks)) {
             let next = self.cache.tokens(slot).len() + 1;
             let room = self.worker.prepared.n_ubatch() as usize - self.batch.len();

@@ -97,6 +97,21 @@ pub(super) fn choose(slots: &[Candidate], stored: usize) -> Option<(usize, From)
     Some((oldest, if most >= stored { From::Slot(source, most) } else { From::Store(stored) }))
 }
 
+/// A running slot and the free one to move it to, so that the running ones form fewer rows without a gap: llama.cpp
+/// computes sequences together only if their numbers follow each other. `None`: there is no such move.
+pub(super) fn close_ranks(runs: &[bool]) -> Option<(usize, usize)> {
+    let slots = || 0..runs.len();
+    // How many rows more there are with a slot than without it; `gone` does not run.
+    let rows = |slot: usize, gone: usize| {
+        let beside = [slot.checked_sub(1), Some(slot + 1)].into_iter().flatten();
+        1 - beside.filter(|&other| other != gone && runs.get(other) == Some(&true)).count() as i32
+    };
+    let moves =
+        slots().filter(|&from| runs[from]).flat_map(|from| slots().filter(|&to| !runs[to]).map(move |to| (from, to)));
+    let gains = moves.map(|(from, to)| (rows(to, from) - rows(from, from), from, to));
+    gains.filter(|(more, ..)| *more < 0).min().map(|(_, from, to)| (from, to))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +165,30 @@ mod tests {
         assert_eq!(held.gap, Some(1));
         held.cut(1);
         assert_eq!(held.gap, None);
+    }
+
+    #[test]
+    fn ranks_are_closed() {
+        for (before, after) in [
+            ("....", "...."),
+            ("####", "####"),
+            (".##.", ".##."),
+            ("#..#", ".###"),
+            ("#.#.#.#.", "..####.."),
+            ("#", "#"),
+        ] {
+            let mut runs: Vec<bool> = before.chars().map(|slot| slot == '#').collect();
+            let mut moves = 0;
+            while let Some((from, to)) = close_ranks(&runs) {
+                assert!(runs[from] && !runs[to]);
+                runs.swap(from, to);
+                moves += 1;
+                assert!(moves < 8, "{before}: no end");
+            }
+            let rows = |runs: &[bool]| runs.chunk_by(|a, b| a == b).filter(|row| row[0]).count();
+            assert!(rows(&runs) <= 1, "{before}: {runs:?}");
+            assert_eq!(moves == 0, before == after, "{before}: {runs:?}");
+        }
     }
 
     fn slot(free: bool, held: usize, usable: usize, used_at: u64) -> Candidate {
