@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What continuous batching gives and costs: many streams at once beside llama.cpp's own batched benchmark
-(tests/reference/batched.cpp, on the same engine archive), known beginnings, and a stream beside a long prompt.
+(tests/reference/batched.cpp, on the same engine archive), known beginnings, a stream beside a long prompt, and guessing ahead.
 
 Programs take turns within each round, so that a slow minute of the machine meets all of them; ratios are of one round,
 and tables show "median (least-most)" over the rounds. Needs an otherwise idle machine; takes about eight minutes.
@@ -16,8 +16,8 @@ from benchmarks import build_reference, columns, example, run_json, spread
 from common import say
 
 # `why` and `holes` are not measured unless asked for: they explain what the others show.
-PARTS = ["streams", "prefix", "fairness", "holes", "why"]
-ALWAYS = PARTS[:3]
+PARTS = ["streams", "prefix", "fairness", "guesses", "holes", "why"]
+ALWAYS = PARTS[:4]
 
 
 class Programs:
@@ -172,6 +172,25 @@ def distribution(results):
         for gap in (gap for r in results for gap in r[stall]["beside"]):
             counts[next((i for i, bound in enumerate(bounds) if gap <= bound), len(bounds))] += 1
         rows.append((f"max_stall_ms {stall}", *map(str, counts)))
+    return columns(rows)
+
+
+def guesses(programs, options):
+    """One stream with `draft_max` of several sizes beside none."""
+    return rounds(options, "guesses", {"llamapen": lambda: programs.llamapen("guesses")})
+
+
+def guesses_table(results):
+    first = results[0]["llamapen"]
+    sizes = [size for size in next(iter(first.values())) if size != "0"]
+    rows = [("text", "tok/s without", *(f"draft_max {size}" for size in sizes), f"right of guessed, {sizes[-1]}")]
+    for text, of_sizes in first.items():
+        def speeds(size):
+            return [r["llamapen"][text][size]["tok_s"] for r in results]
+
+        gains = (spread([a / b for a, b in zip(speeds(size), speeds("0"))]) for size in sizes)
+        last = of_sizes[sizes[-1]]
+        rows.append((text, spread(speeds("0"), 1), *gains, f"{last['right']} of {last['guessed']}"))
     return columns(rows)
 
 

@@ -1,8 +1,9 @@
 //! What many requests in one worker cost each other, for `make bench-batching`, which compares it with tests/reference.
 //!
-//! `bench_batching streams|prefix|fairness --model FILE [--threads N] ...` prints one line of JSON.
+//! `bench_batching streams|prefix|fairness|guesses --model FILE [--threads N] ...` prints one line of JSON.
 
 mod fairness;
+mod guesses;
 mod options;
 mod prefix;
 mod streams;
@@ -19,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "streams" => streams::measure(&options)?,
         "prefix" => prefix::measure(&options)?,
         "fairness" => fairness::measure(&options)?,
+        "guesses" => guesses::measure(&options)?,
         other => return Err(format!("nothing is known of '{other}'").into()),
     };
     println!("{result}");
