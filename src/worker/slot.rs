@@ -171,6 +171,11 @@ impl Running {
     }
 }
 
+/// Without a copy of what is whole.
+fn whole(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
 fn logprobs(of: &mut LogSoftmax, model: &Model, logits: &[f32], token: i32) -> Result<Logprobs, NativeError> {
     of.read(logits);
     let likeliest = of.top();
@@ -178,7 +183,7 @@ fn logprobs(of: &mut LogSoftmax, model: &Model, logits: &[f32], token: i32) -> R
     for (token, logprob) in likeliest {
         let mut bytes = Vec::new();
         model.token_bytes(token, &mut bytes)?;
-        top.push(TokenLogprob { token, logprob, text: String::from_utf8_lossy(&bytes).into_owned() });
+        top.push(TokenLogprob { token, logprob, text: whole(bytes) });
     }
     let logit = usize::try_from(token).ok().and_then(|i| logits.get(i)).copied().unwrap_or(f32::NEG_INFINITY);
     Ok(Logprobs { logprob: of.logprob(logit), top })
