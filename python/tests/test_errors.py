@@ -276,7 +276,7 @@ class Limits(Refusals):
 
 
 @unittest.skipUnless(injects_faults(), "this build does not inject faults")
-class Faults(unittest.TestCase):
+class Faults(Refusals):
     def test_a_fault_ends_its_request_and_nothing_else(self):
         with Supervisor(support.engine(n_ctx=512)) as supervisor:
             for fault in ("panic", "cpp_exception"):

@@ -117,7 +117,9 @@ impl Control {
             }
             self.act();
             self.deadlines.turn(Instant::now());
-            let next = self.policy.next().into_iter().chain(self.deadlines.next()).min();
+            // Nothing is started any more once it stops: what was due would stay due.
+            let restart = self.policy.next().filter(|_| !self.stopping);
+            let next = restart.into_iter().chain(self.deadlines.next()).min();
             let wait = next.map_or(TURN, |at| at.saturating_duration_since(Instant::now()).min(TURN));
             match self.shared.reports.recv_timeout(wait) {
                 Ok(Report::Loaded(result)) => self.loaded(result),

@@ -298,3 +298,75 @@ pub(super) fn fail_all(jobs: Vec<Arc<Job>>, status: Status, message: &str) {
         job.fail(Failed::new(status, message));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use crate::{EngineConfig, Next, Request};
+
+    fn shared() -> Shared {
+        let engine = crate::prepare(&EngineConfig::new(crate::test_model())).unwrap();
+        Shared::new(engine, SupervisorConfig::default())
+    }
+
+    fn open(after: Duration) -> Option<Circuit> {
+        Some(Circuit { message: "why".into(), probe_at: Instant::now() + after })
+    }
+
+    fn queued(shared: &Shared) -> Arc<Job> {
+        let job = Job::new(0, Request::prompt("a"), None, Arc::downgrade(&shared.queue), shared.telemetry.clone());
+        let job = Arc::new(job);
+        assert!(shared.queue.push(job.clone()).is_ok());
+        job
+    }
+
+    fn failed(job: &Job) -> Option<Failed> {
+        match job.events.next(Some(Instant::now())).unwrap() {
+            Next::Event(Event::Failed(failed)) => Some(failed),
+            _ => None,
+        }
+    }
+
+    /// As `submit` does it when the circuit opens between its check and its place in the queue.
+    #[test]
+    fn a_request_that_was_queued_before_or_after_the_circuit_opened_ends() {
+        let shared = shared();
+        shared.set_stage(Stage::Running);
+        let before = queued(&shared);
+        shared.set_circuit(None);
+        assert_eq!(failed(&before), None);
+        shared.set_circuit(open(Duration::from_secs(60)));
+        let failed_before = failed(&before).unwrap();
+        assert_eq!((failed_before.status, failed_before.retriable), (Status::PoolUnavailable, true));
+        assert!((50_000..=60_000).contains(&failed_before.retry_after_ms.unwrap()));
+        let after = queued(&shared);
+        assert_eq!(failed(&after), None);
+        shared.fail_if_open();
+        assert!(failed(&after).is_some());
+        assert_eq!((shared.queue.len(), shared.health().state), (0, State::CircuitOpen));
+    }
+
+    #[test]
+    fn while_a_probe_starts_the_wait_is_that_of_a_restart() {
+        let shared = shared();
+        assert!(shared.check_circuit().is_ok());
+        shared.set_circuit(open(Duration::ZERO));
+        assert_eq!(shared.check_circuit().unwrap_err().retry_after_ms, Some(1000));
+    }
+
+    #[test]
+    fn nothing_opens_the_circuit_between_a_reset_and_its_effect() {
+        let shared = shared();
+        shared.set_circuit(open(Duration::from_secs(60)));
+        shared.reset_circuit().unwrap();
+        assert!(shared.check_circuit().is_ok());
+        shared.set_circuit(open(Duration::from_secs(60)));
+        assert!(shared.check_circuit().is_ok(), "it opened again before the breakers were reset");
+        shared.circuit_was_reset();
+        shared.set_circuit(open(Duration::from_secs(60)));
+        assert!(shared.check_circuit().is_err());
+        shared.set_stage(Stage::Stopped);
+        assert_eq!(shared.reset_circuit().unwrap_err().status(), Status::PoolUnavailable);
+    }
+}

@@ -203,3 +203,21 @@ impl From<WorkerFault> for Ended {
         Self::Fault(fault)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_engine_are_told_apart() {
+        let fault = |status| WorkerFault::from(NativeError { status, message: "so".into() });
+        for (status, reason, message) in [
+            (NativeStatus::Exception, CrashReason::CppException, "C++ exception: so"),
+            (NativeStatus::OutOfMemory, CrashReason::HostOutOfMemory, "out of memory: so"),
+            (NativeStatus::Failed, CrashReason::EngineError, "engine failure: so"),
+        ] {
+            assert_eq!((fault(status).reason, fault(status).to_string().as_str()), (reason, message));
+        }
+        assert_eq!(fault(NativeStatus::OutOfMemory).status(), Status::OutOfMemory);
+    }
+}

@@ -274,7 +274,9 @@ mod tests {
         fn a_reset_returns_to_the_initial_state(before in steps(), after in steps()) {
             let mut now = Instant::now();
             let (mut used, mut new) = (Breaker::new(limits()), Breaker::new(limits()));
-            before.into_iter().for_each(|step| drop(run(&mut used, &mut now, step)));
+            for step in before {
+                run(&mut used, &mut now, step);
+            }
             used.reset();
             prop_assert_eq!((used.state(), used.next()), (BreakerState::Closed, None));
             // What runs goes on: how long it has been ready is no matter of the breaker's.

@@ -69,73 +69,78 @@ impl Coming {
 proptest! {
     #[test]
     fn restarts_are_limited_probes_are_single_and_no_worker_is_lost(plan in plan()) {
-        let Plan { config, workers, lives } = plan;
-        let mut lives = lives.into_iter();
-        let mut policy = RestartPolicy::new(config, workers);
-        let mut now = Instant::now();
-        let mut running: Vec<Option<Coming>> = vec![None; workers];
-        let mut restarts = Vec::<Instant>::new();
-        let mut open_until = vec![None::<Instant>; workers];
-        for slot in &mut running {
-            *slot = lives.next().map(|life| Coming::of(now, life));
+        live(plan)?;
+    }
+}
+
+/// Lives all lives, and checks what the policy says of each.
+fn live(plan: Plan) -> Result<(), TestCaseError> {
+    let Plan { config, workers, lives } = plan;
+    let mut lives = lives.into_iter();
+    let mut policy = RestartPolicy::new(config, workers);
+    let mut now = Instant::now();
+    let mut running: Vec<Option<Coming>> = vec![None; workers];
+    let mut restarts = Vec::<Instant>::new();
+    let mut open_until = vec![None::<Instant>; workers];
+    for slot in &mut running {
+        *slot = lives.next().map(|life| Coming::of(now, life));
+    }
+    // Ends when the lives do; each step uses up one, or is one of the few that a life has.
+    loop {
+        for (i, action) in policy.due(now) {
+            match action {
+                Action::Restart => restarts.push(now),
+                Action::Probe => {
+                    let until = open_until[i].take();
+                    prop_assert!(until.is_some_and(|until| until <= now), "a probe that is not due");
+                    prop_assert_eq!(policy.breaker(i), BreakerState::HalfOpen);
+                }
+                Action::Open(until) => {
+                    prop_assert!(until > now && open_until[i].is_none());
+                    open_until[i] = Some(until);
+                }
+                Action::Closed => prop_assert_eq!(policy.breaker(i), BreakerState::Closed),
+            }
+            if matches!(action, Action::Restart | Action::Probe) {
+                prop_assert!(running[i].is_none(), "started while it runs");
+                let Some(life) = lives.next() else { return Ok(()) };
+                running[i] = Some(Coming::of(now, life));
+            }
         }
-        // Ends when the lives do; each step uses up one, or is one of the few that a life has.
-        loop {
-            for (i, action) in policy.due(now) {
-                match action {
-                    Action::Restart => restarts.push(now),
-                    Action::Probe => {
-                        let until = open_until[i].take();
-                        prop_assert!(until.is_some_and(|until| until <= now), "a probe that is not due");
-                        prop_assert_eq!(policy.breaker(i), BreakerState::HalfOpen);
-                    }
-                    Action::Open(until) => {
-                        prop_assert!(until > now && open_until[i].is_none());
+        let in_window = restarts.iter().filter(|then| now - **then < config.window).count();
+        prop_assert!(in_window <= config.max_restarts as usize, "{in_window} restarts in a window");
+
+        let others = policy.next();
+        prop_assert!(running.iter().all(Option::is_some) || others.is_some(), "a worker is lost");
+        let first = running.iter().enumerate().filter_map(|(i, coming)| Some((coming.as_ref()?.at(), i))).min();
+        let at = first.map(|(at, _)| at).into_iter().chain(others).min().unwrap();
+        prop_assert!(at > now || others != Some(at), "what is due stays due");
+        now = now.max(at);
+        let Some((_, i)) = first.filter(|(at, _)| *at <= now) else { continue };
+        match running[i].unwrap() {
+            Coming::Ready(at, life) => {
+                policy.ready(i, now);
+                running[i] = Some(Coming::Failure(at + ms(life.fails), life));
+                prop_assert_eq!(policy.all_open(), None, "one runs");
+            }
+            Coming::Failure(_, life) => {
+                running[i] = None;
+                match policy.failed(i, now, life.device, life.random) {
+                    Verdict::Restart(wait) => prop_assert!(wait <= config.backoff.max),
+                    Verdict::Open(until) => {
+                        let time = until - now;
+                        prop_assert!(time >= config.breaker.open && time <= config.breaker.open_max);
                         open_until[i] = Some(until);
                     }
-                    Action::Closed => prop_assert_eq!(policy.breaker(i), BreakerState::Closed),
-                }
-                if matches!(action, Action::Restart | Action::Probe) {
-                    prop_assert!(running[i].is_none(), "started while it runs");
-                    let Some(life) = lives.next() else { return Ok(()) };
-                    running[i] = Some(Coming::of(now, life));
                 }
             }
-            let in_window = restarts.iter().filter(|then| now - **then < config.window).count();
-            prop_assert!(in_window <= config.max_restarts as usize, "{in_window} restarts in a window");
-
-            let others = policy.next();
-            prop_assert!(running.iter().all(Option::is_some) || others.is_some(), "a worker is lost");
-            let first = running.iter().enumerate().filter_map(|(i, coming)| Some((coming.as_ref()?.at(), i))).min();
-            let at = first.map(|(at, _)| at).into_iter().chain(others).min().unwrap();
-            prop_assert!(at > now || others != Some(at), "what is due stays due");
-            now = now.max(at);
-            let Some((_, i)) = first.filter(|(at, _)| *at <= now) else { continue };
-            match running[i].unwrap() {
-                Coming::Ready(at, life) => {
-                    policy.ready(i, now);
-                    running[i] = Some(Coming::Failure(at + ms(life.fails), life));
-                    prop_assert_eq!(policy.all_open(), None, "one runs");
-                }
-                Coming::Failure(_, life) => {
-                    running[i] = None;
-                    match policy.failed(i, now, life.device, life.random) {
-                        Verdict::Restart(wait) => prop_assert!(wait <= config.backoff.max),
-                        Verdict::Open(until) => {
-                            let time = until - now;
-                            prop_assert!(time >= config.breaker.open && time <= config.breaker.open_max);
-                            open_until[i] = Some(until);
-                        }
-                    }
-                }
-            }
-            let is_ready = |i: usize| matches!(running[i], Some(Coming::Failure(_, Life { ready: Some(_), .. })));
-            let probing = |i: usize| policy.breaker(i) == BreakerState::HalfOpen && !is_ready(i);
-            let all_out = (0..workers).all(|i| open_until[i].is_some() || probing(i));
-            prop_assert_eq!(policy.all_open().is_some(), all_out);
-            if open_until.iter().all(Option::is_some) {
-                prop_assert_eq!(policy.all_open(), open_until.iter().flatten().min().copied());
-            }
+        }
+        let is_ready = |i: usize| matches!(running[i], Some(Coming::Failure(_, Life { ready: Some(_), .. })));
+        let probing = |i: usize| policy.breaker(i) == BreakerState::HalfOpen && !is_ready(i);
+        let all_out = (0..workers).all(|i| open_until[i].is_some() || probing(i));
+        prop_assert_eq!(policy.all_open().is_some(), all_out);
+        if open_until.iter().all(Option::is_some) {
+            prop_assert_eq!(policy.all_open(), open_until.iter().flatten().min().copied());
         }
     }
 }
