@@ -30,7 +30,7 @@
 /**
  * Number of this interface. It grows when something is added; what exists keeps its meaning.
  */
-#define LLAMAPEN_ABI_VERSION 3
+#define LLAMAPEN_ABI_VERSION 4
 
 /**
  * Success.
@@ -123,7 +123,7 @@
 #define LLAMAPEN_STATUS_POOL_UNREADY 204
 
 /**
- * The pool was stopped or gave up restarting.
+ * The pool was stopped, failed, or leaves its workers alone for a while because they failed too often (then retriable).
  */
 #define LLAMAPEN_STATUS_POOL_UNAVAILABLE 205
 
@@ -531,9 +531,19 @@ int32_t llamapen_preflight(const char *config,
 /**
  * Starts to load the model and returns at once. Requests may be submitted right away.
  *
- * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "max_restarts" (10) within
- * "restart_window_ms" (60000), "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams
- * wait for a piece of another request's prompt. Unknown keys are refused by name.
+ * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "stall_limit_ms" (30000), "max_stall_ms"
+ * (100): longest time, 10 to 60000, that running streams wait for a piece of another request's prompt. Unknown keys are
+ * refused by name.
+ *
+ * Restarts of workers that failed, times in milliseconds: the first one of a worker that had been ready is immediate, the
+ * next waits "backoff_initial_ms" (1000), each further one twice as long up to "backoff_max_ms" (60000), give or take
+ * "backoff_jitter_percent" (10; 0 to 50), "backoff_device_factor" (2; 1 to 16) times as long after a fault of a device; all
+ * is forgotten once it was ready for "backoff_reset_ms" (300000). A worker's circuit breaker opens after
+ * "breaker_failures" (5) in a row, or when "max_restarts" (10) within "restart_window_ms" (60000), over all workers, are used
+ * up. Then the worker is left alone for "breaker_open_ms" (300000) and tried once. Ready for "breaker_stable_ms" (60000),
+ * its breaker closes; failing before, it opens for twice as long, up to "breaker_open_max_ms" (3600000). While all
+ * workers are out of service that way, the state is CIRCUIT_OPEN: what waits fails with POOL_UNAVAILABLE (retriable,
+ * with the time until the next attempt), and so does llamapen_submit.
  * Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
  */
 int32_t llamapen_supervisor_start(const struct llamapen_engine *engine,
@@ -544,6 +554,7 @@ int32_t llamapen_supervisor_start(const struct llamapen_engine *engine,
 
 /**
  * Waits until a worker has decoded its first token: OK, or TIMEOUT after timeout_ms (negative: no limit).
+ * The states BACKOFF and CIRCUIT_OPEN pass, and are waited for.
  * Errors: LOAD_FAILED, OUT_OF_MEMORY, CANCELLED (the load was), POOL_UNAVAILABLE (stopped).
  */
 int32_t llamapen_supervisor_wait_ready(const struct llamapen_supervisor *supervisor,
@@ -557,8 +568,21 @@ int32_t llamapen_supervisor_cancel_load(const struct llamapen_supervisor *superv
                                         struct llamapen_error **error);
 
 /**
+ * Closes the circuit breakers of all workers and forgets the failures and restarts that were counted. Workers that wait for
+ * a restart are started at once, and requests are accepted when this returns.
+ * Errors: POOL_UNAVAILABLE (stopped, or failed for good).
+ */
+int32_t llamapen_supervisor_reset_breaker(const struct llamapen_supervisor *supervisor,
+                                          struct llamapen_error **error);
+
+/**
  * State, load progress (0 to 1), queue depth, workers, the last error and its status as JSON. Waits for no decode. Freed
  * with llamapen_string_free.
+ *
+ * "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
+ * is, all failed too often and are left alone for a while), FAILED (the first start did), STOPPED. Of each worker among
+ * others "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION,
+ * HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), "message", "at_ms" since the start}.
  */
 int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *supervisor,
                                         char **json,
@@ -567,8 +591,8 @@ int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *superv
 /**
  * What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
  * "finished_total" by reason, "cancelled_total"), "queue_depth", "load_ms", "vram_used_bytes" (0 where no GPU computes),
- * "last_error" and "last_error_status", and per worker tokens, slots, restarts, memory and histograms of times and batch
- * sizes. Waits for no decode. Freed with llamapen_string_free.
+ * "last_error" and "last_error_status", and per worker tokens, slots, restarts, crashes by reason, memory and histograms of
+ * times and batch sizes. Waits for no decode. Freed with llamapen_string_free.
  */
 int32_t llamapen_supervisor_metrics_json(const struct llamapen_supervisor *supervisor,
                                          char **json,

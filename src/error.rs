@@ -169,7 +169,7 @@ impl Error {
 pub struct Rejected {
     /// Why, as a number.
     pub status: Status,
-    /// Which rule refused it: `queue`, `context` or `state`.
+    /// Which rule refused it: `queue`, `context` or `breaker`.
     pub policy: &'static str,
     /// Whether the same request may be accepted later.
     pub retriable: bool,

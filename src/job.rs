@@ -128,7 +128,7 @@ impl Job {
 }
 
 /// The standard library keys each hasher from the system's generator: enough for a seed that is only meant to differ.
-fn draw_seed() -> u64 {
+pub(crate) fn draw_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

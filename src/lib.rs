@@ -43,6 +43,7 @@
 
 mod build_info;
 mod config;
+mod crash;
 pub mod device;
 mod error;
 mod event;
@@ -68,6 +69,7 @@ mod worker;
 
 pub use build_info::{BuildInfo, build_info};
 pub use config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, Shrink, SupervisorConfig};
+pub use crash::{Crash, CrashReason};
 pub use error::{Error, Rejected, Result};
 pub use event::{
     Event, Failed, FinishReason, Finished, Logprobs, Restarted, Started, Timings, Token, TokenLogprob, Usage,
@@ -81,7 +83,7 @@ pub use prepare::{
 pub use request::{Fault, Message, Request};
 pub use status::Status;
 pub use stream::{Canceller, Completion, TokenStream};
-pub use supervisor::{Health, State, Supervisor, WorkerHealth};
+pub use supervisor::{BreakerState, Health, State, Supervisor, WorkerHealth};
 pub use telemetry::{Histogram, Metrics, RequestCounts, RunRecord, WorkerMetrics};
 
 /// The real model that unit tests run: `LLAMAPEN_TEST_MODEL`, which `make test` sets.

@@ -54,7 +54,7 @@ pub enum Status {
     ContextOverflow = 203,
     /// The pool exists but is not ready yet.
     PoolUnready = 204,
-    /// The pool was stopped or gave up restarting.
+    /// The pool was stopped, failed, or leaves its workers alone for a while because they failed too often (then retriable).
     PoolUnavailable = 205,
     /// A limit of the request passed before a worker took it up.
     DeadlineUnmet = 206,

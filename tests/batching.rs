@@ -16,7 +16,7 @@ fn run(supervisor: &Supervisor, request: Request) -> Answer {
 }
 
 fn worker(supervisor: &Supervisor) -> WorkerHealth {
-    supervisor.health().unwrap().workers[0]
+    supervisor.health().unwrap().workers[0].clone()
 }
 
 #[test]

@@ -3,11 +3,10 @@
 
 mod support;
 
-use llamapen::{Fault, Request, State, Status, Supervisor, SupervisorConfig};
-use std::time::Duration;
+use llamapen::{CrashReason, Fault, Request, State, Status, Supervisor};
 use support::read;
 
-fn fault_is_contained(fault: Fault, text: &str) {
+fn fault_is_contained(fault: Fault, reason: CrashReason, text: &str) {
     let supervisor = support::start(&support::config().with_slots(2));
     let plain = || Request::prompt("One, two,").with_temperature(0.0).with_max_tokens(12).with_ignore_eos(true);
     let before = read(supervisor.submit(plain()).unwrap()).unwrap();
@@ -28,6 +27,24 @@ fn fault_is_contained(fault: Fault, text: &str) {
     assert_eq!((health.state, health.workers[0].restarts), (State::Ready, 1));
     assert!(health.last_error.unwrap().contains(text));
     assert_eq!(last_error(&supervisor), Status::WorkerReset);
+    let crash = health.workers[0].last_crash.as_ref().unwrap();
+    assert_eq!(crash.reason, reason);
+    assert!(crash.message.contains(text) && crash.at_ms <= supervisor.metrics().unwrap().uptime_ms, "{crash:?}");
+    assert_eq!(crashes(&supervisor), [(reason, 1)]);
+}
+
+/// Those that happened, the same in both forms of the metrics.
+fn crashes(supervisor: &Supervisor) -> Vec<(CrashReason, u64)> {
+    let metrics = supervisor.metrics().unwrap();
+    let counts = &metrics.workers[0].crashes_total;
+    let samples = support::prometheus::parse(&metrics.to_prometheus());
+    for (name, count) in counts {
+        let sample =
+            samples.iter().find(|s| s.name == "llamapen_crashes_total" && s.labels["reason"] == *name).unwrap();
+        assert_eq!((sample.labels["worker"].as_str(), sample.value), ("0", *count as f64));
+    }
+    let count = |reason: &CrashReason| (*reason, counts[reason.name()]);
+    CrashReason::ALL.iter().map(count).filter(|(_, count)| *count > 0).collect()
 }
 
 /// The status of the last error, the same in all that tells of it. In Prometheus' labels there is no text, which would
@@ -47,28 +64,12 @@ fn last_error(supervisor: &Supervisor) -> Status {
 
 #[test]
 fn a_panic_fails_its_requests_and_restarts_the_worker() {
-    fault_is_contained(Fault::Panic, "injected panic");
+    fault_is_contained(Fault::Panic, CrashReason::Panic, "injected panic");
 }
 
 #[test]
 fn a_cpp_exception_fails_its_requests_and_restarts_the_worker() {
-    fault_is_contained(Fault::CppException, "injected C++ exception");
-}
-
-#[test]
-fn too_many_restarts_end_in_failed_and_say_why() {
-    let config = SupervisorConfig::default().with_restarts(2, Duration::from_secs(600));
-    let supervisor = support::start_with(&support::config(), config);
-    for _ in 0..3 {
-        let request = Request::prompt("a").with_ignore_eos(true).with_fault(Fault::Panic);
-        assert_eq!(read(supervisor.submit(request).unwrap()).unwrap_err().status, Status::WorkerReset);
-    }
-    support::eventually("it gives up", || supervisor.health().unwrap().state == State::Failed);
-    assert_eq!(last_error(&supervisor), Status::PoolUnavailable);
-    let error = supervisor.submit(Request::prompt("a")).err().unwrap();
-    assert_eq!(error.status(), Status::PoolUnavailable);
-    assert!(error.to_string().contains("gave up after 2 restarts"), "{error}");
-    assert_eq!(supervisor.wait_ready(None).unwrap_err().status(), Status::PoolUnavailable);
+    fault_is_contained(Fault::CppException, CrashReason::CppException, "injected C++ exception");
 }
 
 /// A worker that fails while another goes on: the other one's requests are not touched.

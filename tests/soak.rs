@@ -21,7 +21,7 @@ const MORE: Live = Live { bytes: 2048, blocks: 4 };
 const STORE: u64 = 8 << 20;
 
 fn worker(supervisor: &Supervisor) -> WorkerHealth {
-    supervisor.health().unwrap().workers[0]
+    supervisor.health().unwrap().workers[0].clone()
 }
 
 /// What was seen of the streams.

@@ -57,6 +57,7 @@ static void null_arguments(void)
     CHECK(supervisor == NULL, "a failed start sets its result to NULL");
     check_refused(llamapen_supervisor_wait_ready(NULL, 0, &error), invalid, &error, "supervisor", "wait_ready: NULL");
     check_refused(llamapen_supervisor_cancel_load(NULL, &error), invalid, &error, "supervisor", "cancel_load: NULL");
+    check_refused(llamapen_supervisor_reset_breaker(NULL, &error), invalid, &error, "supervisor", "reset_breaker: NULL");
     check_refused(llamapen_supervisor_health_json(NULL, &json, &error), invalid, &error, "supervisor",
                   "health_json: NULL");
     check_refused(llamapen_supervisor_stop(NULL, &error), invalid, &error, "supervisor", "stop: NULL");
@@ -194,7 +195,10 @@ static void after_stop(llamapen_supervisor *supervisor)
     llamapen_error *error = NULL;
     llamapen_request *running = check_submit(supervisor, "{\"prompt\": \"Hello\", \"ignore_eos\": true}");
     check_events seen;
+    CHECK(llamapen_supervisor_reset_breaker(supervisor, &error) == LLAMAPEN_STATUS_OK, "a reset of closed breakers");
     CHECK(llamapen_supervisor_stop(supervisor, &error) == LLAMAPEN_STATUS_OK, "stop");
+    check_refused(llamapen_supervisor_reset_breaker(supervisor, &error), LLAMAPEN_STATUS_POOL_UNAVAILABLE, &error, "stop",
+                  "reset_breaker after stop");
     CHECK(llamapen_supervisor_stop(supervisor, &error) == LLAMAPEN_STATUS_OK, "stop again");
     check_drain(running, 60000, &seen);
     CHECK(seen.failed == 1 && seen.why == LLAMAPEN_STATUS_DRAINING && seen.end == LLAMAPEN_STATUS_END && seen.ordered,

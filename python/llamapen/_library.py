@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .errors import LlamapenError, error_class
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 # Smaller statuses are not errors: OK, EVENT, TIMEOUT, END.
 OK, EVENT, TIMEOUT, END, FIRST_ERROR = 0, 1, 2, 3, 100
 
@@ -59,6 +59,7 @@ _CALLS: Dict[str, List[Any]] = {
     "llamapen_supervisor_start": [_POINTER, *_TEXT, _OUT],
     "llamapen_supervisor_wait_ready": [_POINTER, ctypes.c_int64],
     "llamapen_supervisor_cancel_load": [_POINTER],
+    "llamapen_supervisor_reset_breaker": [_POINTER],
     "llamapen_supervisor_health_json": [_POINTER, _OUT],
     "llamapen_supervisor_metrics_json": [_POINTER, _OUT],
     "llamapen_supervisor_metrics_text": [_POINTER, _OUT],

@@ -76,7 +76,7 @@ class ContextOverflow(LlamapenError):
 
 
 class PoolUnavailable(LlamapenError):
-    """The supervisor was stopped or gave up restarting."""
+    """The supervisor was stopped, failed, or leaves its workers alone because they failed too often (then retriable)."""
 
 
 class DeadlineUnmet(LlamapenError):

@@ -24,9 +24,18 @@ class Supervisor:
     """
 
     def __init__(self, engine: PreparedEngine, **config: Any) -> None:
-        """``config``: ``queue_capacity`` (waiting requests, default 256), ``max_restarts`` (of workers, default 10)
-        within ``restart_window_ms`` (60000), ``stall_limit_ms`` (30000), ``max_stall_ms``: longest time that running
-        streams wait for a piece of another request's prompt (10 to 60000; 100)."""
+        """``config``: ``queue_capacity`` (waiting requests, default 256), ``stall_limit_ms`` (30000), ``max_stall_ms``:
+        longest time that running streams wait for a piece of another request's prompt (10 to 60000; 100).
+
+        Restarts of workers that failed, times in milliseconds: the first one of a worker that had been ready is immediate,
+        the next waits ``backoff_initial_ms`` (1000), each further one twice as long up to ``backoff_max_ms`` (60000), give
+        or take ``backoff_jitter_percent`` (10), ``backoff_device_factor`` (2) times as long after a fault of a device; all
+        is forgotten once it was ready for ``backoff_reset_ms`` (300000). A worker's circuit breaker opens after
+        ``breaker_failures`` (5) in a row, or when ``max_restarts`` (10) within ``restart_window_ms`` (60000), over all
+        workers, are used up. Then the worker is left alone for ``breaker_open_ms`` (300000) and tried once. Ready for
+        ``breaker_stable_ms`` (60000), its breaker closes; failing before, it opens for twice as long, up to
+        ``breaker_open_max_ms`` (3600000). While all workers are out of service that way, the state is CIRCUIT_OPEN and
+        requests are refused with a retriable `PoolUnavailable`."""
         options = encode(config)
         pointer = engine._handle.pointer
         self._handle: Optional[Handle] = create(
@@ -37,14 +46,19 @@ class Supervisor:
     def wait_ready(self, timeout: Optional[float] = None) -> None:
         """Waits until requests are run.
 
-        Raises ``TimeoutError`` after ``timeout`` seconds (``None``: no limit), `LlamapenError` if loading fails.
+        Raises ``TimeoutError`` after ``timeout`` seconds (``None``: no limit), `LlamapenError` if loading fails. The states
+        BACKOFF and CIRCUIT_OPEN pass, and are waited for.
         """
         handle = self._open()
         wait(lambda ms: call("llamapen_supervisor_wait_ready", handle.pointer, ms), timeout)
 
     def health(self) -> Dict[str, Any]:
-        """``state``, ``live``, ``ready``, ``load_progress`` (0 to 1), ``queue_depth``, ``workers``, ``last_error``,
-        ``last_error_status``."""
+        """``state`` (STARTING, READY, DEGRADED, BACKOFF, CIRCUIT_OPEN, FAILED, STOPPED), ``live``, ``ready``,
+        ``load_progress`` (0 to 1), ``queue_depth``, ``workers``, ``last_error``, ``last_error_status``.
+
+        Of each worker among others ``breaker`` (CLOSED, OPEN, HALF_OPEN: on trial) and ``last_crash``: ``None``, or
+        ``reason`` (PANIC, CPP_EXCEPTION, HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), ``message`` and
+        ``at_ms`` since the start."""
         handle = self._open()
         health: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_health_json", handle.pointer))
         return health
@@ -52,8 +66,8 @@ class Supervisor:
     def metrics(self) -> Dict[str, Any]:
         """What was counted since the start: ``requests`` (``accepted_total``, ``rejected_total`` and ``failed_total`` by
         status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``, ``load_ms``, ``vram_used_bytes`` (0
-        where no GPU computes), ``last_error``, ``last_error_status``, and per worker tokens, slots, restarts, memory and
-        histograms."""
+        where no GPU computes), ``last_error``, ``last_error_status``, and per worker tokens, slots, restarts, crashes by
+        reason, memory and histograms."""
         handle = self._open()
         metrics: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_metrics_json", handle.pointer))
         return metrics
@@ -68,6 +82,12 @@ class Supervisor:
         """Gives up loading, if it is not done yet."""
         handle = self._open()
         call("llamapen_supervisor_cancel_load", handle.pointer)
+
+    def reset_breaker(self) -> None:
+        """Closes the circuit breakers of all workers and forgets the failures and restarts that were counted: workers that
+        wait for a restart are started at once. Raises `PoolUnavailable` if it was stopped, or failed for good."""
+        handle = self._open()
+        call("llamapen_supervisor_reset_breaker", handle.pointer)
 
     def submit(
         self,

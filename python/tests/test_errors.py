@@ -4,6 +4,7 @@ import pickle
 import re
 import shutil
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -136,7 +137,7 @@ class Start(Refusals):
     def test_configs(self):
         engine = support.engine()
         self.assert_refused(InvalidParams, "`queue`", Supervisor, engine, queue=3)
-        for name in ("queue_capacity", "restart_window_ms", "stall_limit_ms"):
+        for name in ("queue_capacity", "restart_window_ms", "stall_limit_ms", "max_restarts", "breaker_open_ms"):
             self.assert_refused(InvalidParams, name, Supervisor, engine, **{name: 0})
 
     def test_cancelled_load(self):
@@ -275,7 +276,7 @@ class Limits(Refusals):
 
 
 @unittest.skipUnless(injects_faults(), "this build does not inject faults")
-class Faults(unittest.TestCase):
+class Faults(Refusals):
     def test_a_fault_ends_its_request_and_nothing_else(self):
         with Supervisor(support.engine(n_ctx=512)) as supervisor:
             for fault in ("panic", "cpp_exception"):
@@ -285,9 +286,35 @@ class Faults(unittest.TestCase):
                     self.assertEqual(last.error.status_name, "WORKER_RESET")
                     self.assertTrue(last.error.retriable)
                     self.assertTrue(supervisor.submit("Hello", ignore_eos=True, max_tokens=2).text())
+                    crash = supervisor.health()["workers"][0]["last_crash"]
+                    self.assertEqual(crash["reason"], fault.upper())
+                    self.assertIn(crash["message"], last.error.message)
+                    self.assertGreater(crash["at_ms"], 0)
             health = supervisor.health()
             self.assertEqual(health["workers"][0]["restarts"], 2)
             self.assertTrue(health["last_error"])
+            crashes = supervisor.metrics()["workers"][0]["crashes_total"]
+            self.assertEqual((crashes["PANIC"], crashes["CPP_EXCEPTION"], crashes["ENGINE_ERROR"]), (1, 1, 0))
+
+    def test_an_open_breaker_refuses_until_it_is_reset(self):
+        with Supervisor(support.engine(n_ctx=512), breaker_failures=1) as supervisor:
+            supervisor.wait_ready(60)
+            self.assertIsNone(supervisor.health()["workers"][0]["last_crash"])
+            list(supervisor.submit("Hello", ignore_eos=True, fault="panic"))
+            end = time.monotonic() + 60
+            while supervisor.health()["state"] != "CIRCUIT_OPEN" and time.monotonic() < end:
+                time.sleep(0.01)
+            error = self.assert_refused(PoolUnavailable, "injected panic", supervisor.submit, "Hello")
+            self.assertTrue(error.retriable)
+            self.assertTrue(0 < error.retry_after_ms <= 300_000)
+            self.assertEqual(supervisor.health()["workers"][0]["breaker"], "OPEN")
+            with self.assertRaises(TimeoutError):
+                supervisor.wait_ready(0.01)
+            supervisor.reset_breaker()
+            self.assertTrue(supervisor.submit("Hello", ignore_eos=True, max_tokens=2).text())
+            health = supervisor.health()
+            self.assertEqual((health["state"], health["workers"][0]["breaker"]), ("READY", "CLOSED"))
+        self.assert_refused(PoolUnavailable, "closed", supervisor.reset_breaker)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 mod engine;
 mod flags;
 mod kv_type;
+mod restarts;
 mod supervisor;
 
 pub use engine::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, MIN_CTX, Shrink};
@@ -17,6 +18,11 @@ use serde::de::DeserializeOwned;
 /// Reads JSON; the error names the text it is about and the place in it.
 pub(crate) fn from_json<T: DeserializeOwned>(what: &str, json: &str) -> Result<T> {
     serde_json::from_str(json).map_err(|e| Error::invalid(what, e.to_string()))
+}
+
+/// Whole milliseconds, as fields hold them.
+fn in_ms(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Refuses a value outside `range`, naming both.

@@ -1,6 +1,6 @@
 //! [`SupervisorConfig`]: queue, restarts, limits.
 
-use super::{from_json, in_range};
+use super::{from_json, in_ms, in_range};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -13,10 +13,34 @@ use std::time::Duration;
 pub struct SupervisorConfig {
     /// Requests that may wait, 1 to 65536. One more is refused with `QUEUE_FULL`. Default: 256.
     pub queue_capacity: u32,
-    /// Restarts of workers within `restart_window_ms` after which the supervisor gives up. Default: 10.
+    /// Restarts within any `restart_window_ms`, over all workers, 1 to 1000000. A worker that would need one more has its
+    /// circuit breaker opened. Default: 10.
     pub max_restarts: u32,
-    /// Length of the sliding window for `max_restarts`, in milliseconds. Default: 60000.
+    /// Length of the sliding window for `max_restarts`, in milliseconds, 1 to 86400000. Default: 60000.
     pub restart_window_ms: u64,
+    /// What the first restart of a worker that was not ready waits, in milliseconds, 1 to 86400000; each further one waits
+    /// twice as long. The first restart of one that had been ready is immediate. Default: 1000.
+    pub backoff_initial_ms: u64,
+    /// Longest such wait, in milliseconds, `backoff_initial_ms` to 86400000. Default: 60000.
+    pub backoff_max_ms: u64,
+    /// How far a wait is shortened or lengthened at random, in percent, 0 to 50; never past `backoff_max_ms`. Default: 10.
+    pub backoff_jitter_percent: u32,
+    /// A worker that was ready for this many milliseconds, 1 to 86400000, has its earlier failures forgotten: the next
+    /// restart is the first one. Default: 300000.
+    pub backoff_reset_ms: u64,
+    /// After a fault of a device (GPU) a restart waits this many times as long, 1 to 16. Default: 2.
+    pub backoff_device_factor: u32,
+    /// Failures of a worker in a row, 1 to 1000000, that open its circuit breaker; it is not restarted then. In a row:
+    /// without being ready for `breaker_stable_ms` in between. Default: 5.
+    pub breaker_failures: u32,
+    /// How long an open breaker waits, in milliseconds, 1 to 86400000, before the worker is tried once. Each time that it
+    /// opens again without having been closed, it waits twice as long. Default: 300000.
+    pub breaker_open_ms: u64,
+    /// Longest such wait, in milliseconds, `breaker_open_ms` to 604800000. Default: 3600000.
+    pub breaker_open_max_ms: u64,
+    /// A worker that was ready for this many milliseconds, 1 to 86400000, is trusted again: its breaker closes.
+    /// Default: 60000.
+    pub breaker_stable_ms: u64,
     /// A worker whose loop has not turned for this many milliseconds is reported as not ready. Default: 30000.
     pub stall_limit_ms: u64,
     /// Longest time in milliseconds, 10 to 60000, that running streams wait for a piece of another request's prompt and
@@ -31,6 +55,15 @@ impl Default for SupervisorConfig {
             queue_capacity: 256,
             max_restarts: 10,
             restart_window_ms: 60_000,
+            backoff_initial_ms: 1_000,
+            backoff_max_ms: 60_000,
+            backoff_jitter_percent: 10,
+            backoff_reset_ms: 300_000,
+            backoff_device_factor: 2,
+            breaker_failures: 5,
+            breaker_open_ms: 300_000,
+            breaker_open_max_ms: 3_600_000,
+            breaker_stable_ms: 60_000,
             stall_limit_ms: 30_000,
             max_stall_ms: 100,
         }
@@ -50,25 +83,17 @@ impl SupervisorConfig {
         self
     }
 
-    /// Sets [`max_restarts`](Self::max_restarts) and its window.
-    #[must_use]
-    pub fn with_restarts(mut self, max: u32, window: Duration) -> Self {
-        self.max_restarts = max;
-        self.restart_window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        self
-    }
-
     /// Sets [`max_stall_ms`](Self::max_stall_ms).
     #[must_use]
     pub fn with_max_stall(mut self, limit: Duration) -> Self {
-        self.max_stall_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.max_stall_ms = in_ms(limit);
         self
     }
 
     /// Refuses values outside their ranges.
     pub fn validate(&self) -> Result<()> {
         in_range("queue_capacity", self.queue_capacity, 1..=65_536)?;
-        in_range("restart_window_ms", self.restart_window_ms, 1..=86_400_000)?;
+        self.validate_restarts()?;
         in_range("stall_limit_ms", self.stall_limit_ms, 100..=86_400_000)?;
         in_range("max_stall_ms", self.max_stall_ms, 10..=60_000)
     }

@@ -40,7 +40,7 @@ pub const LLAMAPEN_STATUS_QUEUE_FULL_DROP_LRU: i32 = 202;
 pub const LLAMAPEN_STATUS_CONTEXT_OVERFLOW: i32 = 203;
 /// The pool exists but is not ready yet.
 pub const LLAMAPEN_STATUS_POOL_UNREADY: i32 = 204;
-/// The pool was stopped or gave up restarting.
+/// The pool was stopped, failed, or leaves its workers alone for a while because they failed too often (then retriable).
 pub const LLAMAPEN_STATUS_POOL_UNAVAILABLE: i32 = 205;
 /// The deadline could not have been met.
 pub const LLAMAPEN_STATUS_DEADLINE_UNMET: i32 = 206;

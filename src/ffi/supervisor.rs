@@ -18,9 +18,19 @@ pub struct llamapen_supervisor {
 
 /// Starts to load the model and returns at once. Requests may be submitted right away.
 ///
-/// config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "max_restarts" (10) within
-/// "restart_window_ms" (60000), "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams
-/// wait for a piece of another request's prompt. Unknown keys are refused by name.
+/// config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "stall_limit_ms" (30000), "max_stall_ms"
+/// (100): longest time, 10 to 60000, that running streams wait for a piece of another request's prompt. Unknown keys are
+/// refused by name.
+///
+/// Restarts of workers that failed, times in milliseconds: the first one of a worker that had been ready is immediate, the
+/// next waits "backoff_initial_ms" (1000), each further one twice as long up to "backoff_max_ms" (60000), give or take
+/// "backoff_jitter_percent" (10; 0 to 50), "backoff_device_factor" (2; 1 to 16) times as long after a fault of a device; all
+/// is forgotten once it was ready for "backoff_reset_ms" (300000). A worker's circuit breaker opens after
+/// "breaker_failures" (5) in a row, or when "max_restarts" (10) within "restart_window_ms" (60000), over all workers, are used
+/// up. Then the worker is left alone for "breaker_open_ms" (300000) and tried once. Ready for "breaker_stable_ms" (60000),
+/// its breaker closes; failing before, it opens for twice as long, up to "breaker_open_max_ms" (3600000). While all
+/// workers are out of service that way, the state is CIRCUIT_OPEN: what waits fails with POOL_UNAVAILABLE (retriable,
+/// with the time until the next attempt), and so does llamapen_submit.
 /// Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_start(
@@ -44,6 +54,7 @@ pub unsafe extern "C" fn llamapen_supervisor_start(
 }
 
 /// Waits until a worker has decoded its first token: OK, or TIMEOUT after timeout_ms (negative: no limit).
+/// The states BACKOFF and CIRCUIT_OPEN pass, and are waited for.
 /// Errors: LOAD_FAILED, OUT_OF_MEMORY, CANCELLED (the load was), POOL_UNAVAILABLE (stopped).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_wait_ready(
@@ -75,8 +86,30 @@ pub unsafe extern "C" fn llamapen_supervisor_cancel_load(
     unsafe { guard(error, body) }
 }
 
+/// Closes the circuit breakers of all workers and forgets the failures and restarts that were counted. Workers that wait for
+/// a restart are started at once, and requests are accepted when this returns.
+/// Errors: POOL_UNAVAILABLE (stopped, or failed for good).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_reset_breaker(
+    supervisor: *const llamapen_supervisor,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let body = || {
+        // SAFETY: NULL or live, as the header demands.
+        unsafe { object("supervisor", supervisor) }?.supervisor.reset_breaker()?;
+        Ok(LLAMAPEN_STATUS_OK)
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, body) }
+}
+
 /// State, load progress (0 to 1), queue depth, workers, the last error and its status as JSON. Waits for no decode. Freed
 /// with llamapen_string_free.
+///
+/// "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
+/// is, all failed too often and are left alone for a while), FAILED (the first start did), STOPPED. Of each worker among
+/// others "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION,
+/// HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), "message", "at_ms" since the start}.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_health_json(
     supervisor: *const llamapen_supervisor,
@@ -94,8 +127,8 @@ pub unsafe extern "C" fn llamapen_supervisor_health_json(
 
 /// What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
 /// "finished_total" by reason, "cancelled_total"), "queue_depth", "load_ms", "vram_used_bytes" (0 where no GPU computes),
-/// "last_error" and "last_error_status", and per worker tokens, slots, restarts, memory and histograms of times and batch
-/// sizes. Waits for no decode. Freed with llamapen_string_free.
+/// "last_error" and "last_error_status", and per worker tokens, slots, restarts, crashes by reason, memory and histograms of
+/// times and batch sizes. Waits for no decode. Freed with llamapen_string_free.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_metrics_json(
     supervisor: *const llamapen_supervisor,

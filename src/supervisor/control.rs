@@ -1,11 +1,12 @@
 //! The supervisor's own thread: starts the loader and the workers, hears how they end, restarts them.
 
 use super::deadline::Deadlines;
-use super::restart::{RestartLimiter, backoff};
-use super::shared::{STOPPED, Shared, Stage, fail_all};
+use super::policy::{Action, BreakerState, RestartPolicy, Verdict};
+use super::shared::{Circuit, STOPPED, Shared, Stage, fail_all};
+use crate::crash::{Crash, CrashReason};
 use crate::error::{Error, Result};
 use crate::isolation::thread;
-use crate::job::Job;
+use crate::job::{Job, draw_seed};
 use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
 use crate::status::Status;
 use crate::worker::{Worker, WorkerFault};
@@ -42,6 +43,8 @@ pub(super) enum Report {
     Ended(usize, Result<Result<(), WorkerFault>, String>),
     /// A request has deadlines, or a nearer one than before.
     Watch(Weak<Job>),
+    /// The owner wants all breakers closed.
+    ResetBreaker,
     Stop,
 }
 
@@ -75,8 +78,10 @@ struct Control {
     shared: Arc<Shared>,
     model: Option<Arc<Model>>,
     loader: Option<JoinHandle<()>>,
-    workers: Vec<Slot>,
-    limiter: RestartLimiter,
+    workers: Vec<Option<JoinHandle<()>>>,
+    policy: RestartPolicy,
+    /// Of the breaker that opened last.
+    why_open: String,
     deadlines: Deadlines<Job>,
     load_began: Instant,
     stopping: bool,
@@ -84,27 +89,18 @@ struct Control {
     was_ready: bool,
 }
 
-/// The control thread's view of one worker.
-#[derive(Default)]
-struct Slot {
-    thread: Option<JoinHandle<()>>,
-    restart_at: Option<Instant>,
-    /// Failures in a row without having been ready.
-    failures: u32,
-}
-
 impl Control {
     fn new(shared: Arc<Shared>) -> Self {
-        let config = &shared.config;
-        let limiter = RestartLimiter::new(config.max_restarts, Duration::from_millis(config.restart_window_ms));
-        let workers = shared.workers.iter().map(|_| Slot::default()).collect();
+        let policy = RestartPolicy::new((&shared.config).into(), shared.workers.len());
+        let workers = shared.workers.iter().map(|_| None).collect();
         let now = Instant::now();
         Self {
             shared,
             model: None,
             loader: None,
             workers,
-            limiter,
+            policy,
+            why_open: String::new(),
             deadlines: Deadlines::new(now),
             load_began: now,
             stopping: false,
@@ -116,12 +112,14 @@ impl Control {
         self.start_loader();
         loop {
             self.shared.control_turned();
-            if self.stopping && self.loader.is_none() && self.workers.iter().all(|w| w.thread.is_none()) {
+            if self.stopping && self.loader.is_none() && self.workers.iter().all(Option::is_none) {
                 return;
             }
-            self.restart_due();
+            self.act();
             self.deadlines.turn(Instant::now());
-            let next = self.workers.iter().filter_map(|w| w.restart_at).chain(self.deadlines.next()).min();
+            // Nothing is started any more once it stops: what was due would stay due.
+            let restart = self.policy.next().filter(|_| !self.stopping);
+            let next = restart.into_iter().chain(self.deadlines.next()).min();
             let wait = next.map_or(TURN, |at| at.saturating_duration_since(Instant::now()).min(TURN));
             match self.shared.reports.recv_timeout(wait) {
                 Ok(Report::Loaded(result)) => self.loaded(result),
@@ -132,6 +130,7 @@ impl Control {
                         self.deadlines.watch(job.id, &job);
                     }
                 }
+                Ok(Report::ResetBreaker) => self.reset_breaker(),
                 Ok(Report::Stop) | Err(RecvTimeoutError::Disconnected) => self.stopping = true,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -215,14 +214,16 @@ impl Control {
         let body = move || worker.run(|| drop(reports.send(Report::Ready(i))));
         let done = move |end| drop(done.send(Report::Ended(i, end)));
         match thread::spawn(format!("llamapen-work-{i}"), body, done) {
-            Ok(handle) => self.workers[i].thread = Some(handle),
-            Err(e) => self.failed(i, WorkerFault { status: Status::OutOfMemory, message: no_thread(e).to_string() }),
+            Ok(handle) => self.workers[i] = Some(handle),
+            Err(e) => self.failed(i, WorkerFault::new(CrashReason::HostOutOfMemory, no_thread(e).to_string())),
         }
     }
 
     fn ready(&mut self, i: usize) {
         self.was_ready = true;
-        self.workers[i].failures = 0;
+        self.policy.ready(i, Instant::now());
+        // Before it shows as ready: who waited for that may submit.
+        self.publish();
         self.shared.workers[i].set_ready(true);
         self.shared.worker_changed();
         let (telemetry, state) = (&self.shared.telemetry, &self.shared.workers[i]);
@@ -232,7 +233,7 @@ impl Control {
     }
 
     fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, String>) {
-        join(self.workers[i].thread.take());
+        join(self.workers[i].take());
         let fault = match end {
             // In order, because the queue was closed: what was still running, or was taken just before, ends here.
             Ok(Ok(())) => {
@@ -245,62 +246,103 @@ impl Control {
                 return fail_all(self.shared.workers[i].take_jobs(), status, message);
             }
             Ok(Err(fault)) => fault,
-            Err(panic) => WorkerFault { status: Status::WorkerReset, message: format!("panic: {panic}") },
+            Err(panic) => WorkerFault::new(CrashReason::Panic, format!("panic: {panic}")),
         };
         self.failed(i, fault);
     }
 
     fn failed(&mut self, i: usize, fault: WorkerFault) {
         let state = &self.shared.workers[i];
-        let was_ready = self.workers[i].failures == 0 && state.is_ready(Duration::MAX);
         state.set_ready(false);
-        let message = format!("worker {i} failed: {fault}");
-        log_worker!(error, self, i, last_error = %fault, "worker failed");
+        let (status, message) = (fault.status(), format!("worker {i} failed: {fault}"));
+        let reason = fault.reason.name();
+        log_worker!(error, self, i, reason, last_error = %fault, "worker failed");
+        state.crashed(Crash { reason: fault.reason, message: fault.message, at_ms: self.shared.telemetry.uptime_ms() });
         fail_all(state.take_jobs(), Status::WorkerReset, &message);
-        self.shared.set_last_error(fault.status, message.clone());
+        self.shared.set_last_error(status, message.clone());
         self.shared.worker_changed();
         if self.stopping {
             return;
         }
         if !self.was_ready {
-            let status = if fault.status == Status::WorkerReset { Status::LoadFailed } else { fault.status };
+            let status = if status == Status::WorkerReset { Status::LoadFailed } else { status };
             return self.give_up(status, format!("no worker could be started: {message}"));
         }
-        let now = Instant::now();
-        if !self.limiter.allow(now) {
-            let config = &self.shared.config;
-            let message = format!(
-                "gave up after {} restarts within {} ms; the last failure: {message}",
-                config.max_restarts, config.restart_window_ms
-            );
-            return self.give_up(Status::PoolUnavailable, message);
+        let on_trial = self.policy.breaker(i) == BreakerState::HalfOpen;
+        match self.policy.failed(i, Instant::now(), status == Status::DeviceError, draw_seed()) {
+            Verdict::Restart(wait) => {
+                self.shared.workers[i].counters.set_backoff(wait);
+                let backoff_ms = self.shared.workers[i].counters.backoff_ms();
+                log_worker!(info, self, i, backoff_ms, "worker will restart");
+            }
+            Verdict::Open(until) if on_trial => self.opened(i, until, "it failed again when it was tried"),
+            Verdict::Open(until) => {
+                let failures = self.shared.config.breaker_failures;
+                self.opened(i, until, &format!("failures in a row: {failures}"));
+            }
         }
-        let slot = &mut self.workers[i];
-        slot.failures = if was_ready { 0 } else { slot.failures + 1 };
-        let wait = backoff(slot.failures);
-        slot.restart_at = Some(now + wait);
-        self.shared.workers[i].counters.set_backoff(wait);
-        let backoff_ms = self.shared.workers[i].counters.backoff_ms();
-        log_worker!(info, self, i, backoff_ms, "worker will restart");
     }
 
-    fn restart_due(&mut self) {
-        for i in 0..self.workers.len() {
-            if self.workers[i].restart_at.is_some_and(|at| at <= Instant::now()) {
-                self.workers[i].restart_at = None;
-                if !self.stopping {
+    /// A worker's breaker opened.
+    fn opened(&mut self, i: usize, until: Instant, why: &str) {
+        let state = &self.shared.workers[i];
+        state.counters.set_backoff(until.saturating_duration_since(Instant::now()));
+        let backoff_ms = state.counters.backoff_ms();
+        log_worker!(error, self, i, backoff_ms, "breaker of the worker opens: {why}");
+        let last = state.last_crash().map(|crash| crash.message).unwrap_or_default();
+        self.why_open = format!("worker {i} is not restarted for now: {why}; its last failure: {last}");
+        if self.policy.all_open().is_some() {
+            self.shared.set_last_error(Status::PoolUnavailable, self.why_open.clone());
+        }
+        self.publish();
+    }
+
+    /// Tells others what the policy has come to.
+    fn publish(&self) {
+        for (i, worker) in self.shared.workers.iter().enumerate() {
+            worker.set_breaker(self.policy.breaker(i));
+        }
+        let circuit = |probe_at| Circuit { message: self.why_open.clone(), probe_at };
+        self.shared.set_circuit(self.policy.all_open().map(circuit));
+    }
+
+    /// Does what is due.
+    fn act(&mut self) {
+        if self.stopping {
+            return;
+        }
+        for (i, action) in self.policy.due(Instant::now()) {
+            match action {
+                Action::Restart | Action::Probe => {
+                    self.publish();
                     self.shared.workers[i].count_restart();
                     self.start_worker(i);
                 }
+                Action::Open(until) => {
+                    let config = &self.shared.config;
+                    let (max, window) = (config.max_restarts, config.restart_window_ms);
+                    self.opened(i, until, &format!("{max} restarts within {window} ms"));
+                }
+                Action::Closed => {
+                    self.publish();
+                    log_worker!(info, self, i, "breaker of the worker closes");
+                }
             }
         }
+    }
+
+    fn reset_breaker(&mut self) {
+        let pool_id = &self.shared.telemetry.identity.pool_id;
+        tracing::info!(pool_id, "breakers are reset");
+        self.policy.reset(Instant::now());
+        self.shared.circuit_was_reset();
+        self.publish();
     }
 
     /// Ends everything for good; the reason stays in the health.
     fn give_up(&mut self, status: Status, message: String) {
         let pool_id = &self.shared.telemetry.identity.pool_id;
         tracing::error!(pool_id, %status, last_error = message, "supervisor failed");
-        self.workers.iter_mut().for_each(|w| w.restart_at = None);
         self.shared.close_queue(status, &message);
         self.shared.set_stage(Stage::Failed(status, message));
         self.model = None;

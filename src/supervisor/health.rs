@@ -1,5 +1,7 @@
 //! What a supervisor says of itself.
 
+use super::policy::BreakerState;
+use crate::crash::Crash;
 use crate::status::Status;
 use serde::Serialize;
 
@@ -16,7 +18,10 @@ pub enum State {
     Degraded,
     /// No worker is ready; failed ones are restarted.
     Backoff,
-    /// Gave up: the model could not be loaded, or workers failed too often.
+    /// No worker is ready, and all failed too often: each is left alone for a while, then tried once. Requests are refused
+    /// until one is ready again. [`Supervisor::reset_breaker`](crate::Supervisor::reset_breaker) tries at once.
+    CircuitOpen,
+    /// Gave up: the model could not be loaded, or no worker could be started at first.
     Failed,
     /// Stopped by its owner.
     Stopped,
@@ -45,13 +50,17 @@ pub struct Health {
 }
 
 /// A look at a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WorkerHealth {
     /// As in [`Health::ready`], for this one.
     pub ready: bool,
     /// How often it was restarted.
     pub restarts: u32,
+    /// Its circuit breaker.
+    pub breaker: BreakerState,
+    /// How it last failed.
+    pub last_crash: Option<Crash>,
     /// Requests in its slots.
     pub active: usize,
     /// Bytes that the engine allocated for its cache and compute buffers; 0 before it has a context.

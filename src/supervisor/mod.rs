@@ -5,13 +5,14 @@ mod control;
 mod deadline;
 mod exit;
 mod health;
+mod policy;
 mod queue;
-mod restart;
 mod shared;
 
 pub(crate) use crate::job::Job;
 pub(crate) use deadline::{Due, Limits};
 pub use health::{Health, State, WorkerHealth};
+pub use policy::BreakerState;
 pub(crate) use queue::{Popped, Queue};
 
 use crate::config::SupervisorConfig;
@@ -49,7 +50,8 @@ impl Supervisor {
         Ok(Self { shared })
     }
 
-    /// Waits until a worker is ready: true, or false when `timeout` passed first. `None` waits without limit.
+    /// Waits until a worker is ready: true, or false when `timeout` passed first. `None` waits without limit. A state that
+    /// passes, `Backoff` or `CircuitOpen`, is waited for as well.
     ///
     /// # Errors
     /// What made the start fail (`LoadFailed`, `OutOfMemory`, `Cancelled`), or `PoolUnavailable` once stopped.
@@ -63,6 +65,16 @@ impl Supervisor {
         self.shared.check_process()?;
         self.shared.cancel_load();
         Ok(())
+    }
+
+    /// Closes all circuit breakers and forgets the failures and restarts that were counted. Workers that wait for a restart
+    /// are started at once, and requests are accepted when this returns.
+    ///
+    /// # Errors
+    /// `PoolUnavailable` if it was stopped, or failed for good.
+    pub fn reset_breaker(&self) -> Result<()> {
+        self.shared.check_process()?;
+        self.shared.reset_circuit()
     }
 
     /// A look at state, progress, queue and workers. Waits for no decode.
@@ -81,7 +93,8 @@ impl Supervisor {
     /// one terminal event.
     ///
     /// # Errors
-    /// `InvalidParams`, or a [`Rejected`]: `ContextOverflow`, `QueueFull`, `PoolUnavailable`.
+    /// `InvalidParams`, or a [`Rejected`]: `ContextOverflow`, `QueueFull`, `PoolUnavailable` (with policy `breaker` and
+    /// retriable while the circuit is open).
     pub fn submit(&self, request: Request) -> Result<TokenStream> {
         self.shared.check_process()?;
         let queued = self.enqueue(request);
@@ -96,12 +109,15 @@ impl Supervisor {
     fn enqueue(&self, request: Request) -> Result<Arc<Job>> {
         request.validate()?;
         admission::check(&request, &self.shared.prepared)?;
+        self.shared.check_circuit()?;
         let (id, seed) = (self.shared.next_id(), self.shared.prepared.seed());
         let (queue, telemetry) = (Arc::downgrade(&self.shared.queue), self.shared.telemetry.clone());
         let job = Arc::new(Job::new(id, request, seed, queue, telemetry));
         self.watch_later(&job);
         match self.shared.queue.push(job.clone()) {
             Ok(()) => {
+                // It may have opened since it was checked: nobody else would end this request.
+                self.shared.fail_if_open();
                 if !job.limits().is_none() {
                     let _ = self.shared.to_control.send(Report::Watch(Arc::downgrade(&job)));
                 }

@@ -2,9 +2,9 @@
 
 use super::control::Report;
 use super::health::{Health, State, WorkerHealth};
-use super::queue::Queue;
+use super::queue::{Popped, Queue};
 use crate::config::SupervisorConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Rejected, Result};
 use crate::event::Failed;
 use crate::heartbeat::Heartbeat;
 use crate::isolation::thread;
@@ -50,6 +50,16 @@ pub(super) struct Shared {
 struct Phase {
     stage: Stage,
     last_error: Option<(Status, String)>,
+    circuit: Option<Circuit>,
+    /// A reset was asked for and is not done: until then nothing opens the circuit.
+    resetting: bool,
+}
+
+/// All workers' breakers are open: why, and when the first one is tried again.
+#[derive(Clone)]
+pub(super) struct Circuit {
+    pub message: String,
+    pub probe_at: Instant,
 }
 
 #[derive(Clone)]
@@ -77,7 +87,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             load_cancelled: AtomicBool::new(false),
             load_progress: AtomicU32::new(0),
-            phase: Mutex::new(Phase { stage: Stage::Starting, last_error: None }),
+            phase: Mutex::new(Phase { stage: Stage::Starting, last_error: None, circuit: None, resetting: false }),
             phase_changed: Condvar::new(),
             turns: Heartbeat::new(),
             last_id: AtomicU64::new(0),
@@ -124,6 +134,53 @@ impl Shared {
         self.phase.lock().last_error = Some((status, message));
     }
 
+    /// Opens or closes the circuit. Open, it ends the waiting requests.
+    pub(super) fn set_circuit(&self, circuit: Option<Circuit>) {
+        {
+            let mut phase = self.phase.lock();
+            phase.circuit = circuit.filter(|_| !phase.resetting);
+        }
+        self.fail_if_open();
+    }
+
+    /// Closes the circuit until the control thread has reset the breakers.
+    pub(super) fn reset_circuit(&self) -> Result<()> {
+        let mut phase = self.phase.lock();
+        if matches!(phase.stage, Stage::Failed(..) | Stage::Stopped) || self.is_stopping() {
+            drop(phase);
+            return Err(self.unavailable());
+        }
+        (phase.circuit, phase.resetting) = (None, true);
+        let _ = self.to_control.send(Report::ResetBreaker);
+        Ok(())
+    }
+
+    pub(super) fn circuit_was_reset(&self) {
+        self.phase.lock().resetting = false;
+    }
+
+    /// Refuses while the circuit is open.
+    pub(super) fn check_circuit(&self) -> Result<(), Rejected> {
+        let Some(Circuit { message, probe_at }) = self.phase.lock().circuit.clone() else { return Ok(()) };
+        let wait = u64::try_from(probe_at.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX);
+        let (wait, next) = match wait {
+            // Nobody knows how long a start takes: as long as a restart would wait.
+            0 => (self.config.backoff_initial_ms, "it is being tried again".to_owned()),
+            _ => (wait, format!("it is tried again in {wait} ms, or now if the breaker is reset")),
+        };
+        let message = format!("{message}; {next}");
+        let rejected = Rejected::new(Status::PoolUnavailable, "breaker", message);
+        Err(Rejected { retriable: true, retry_after_ms: Some(wait), ..rejected })
+    }
+
+    /// Ends the waiting requests if the circuit is open. For who opened it, and for who queued a request meanwhile.
+    pub(super) fn fail_if_open(&self) {
+        let Err(Rejected { status, retriable, retry_after_ms, message, .. }) = self.check_circuit() else { return };
+        while let Popped::Job(job, _) = self.queue.pop(Duration::ZERO) {
+            job.fail(Failed { status, message: message.clone(), retriable, retry_after_ms });
+        }
+    }
+
     /// A worker became ready or ceased to be.
     pub(super) fn worker_changed(&self) {
         let _phase = self.phase.lock();
@@ -166,9 +223,9 @@ impl Shared {
     }
 
     pub(super) fn health(&self) -> Health {
-        let (stage, last_error) = {
+        let (stage, last_error, open) = {
             let phase = self.phase.lock();
-            (phase.stage.clone(), phase.last_error.clone())
+            (phase.stage.clone(), phase.last_error.clone(), phase.circuit.is_some())
         };
         let (last_error_status, last_error) = last_error.unzip();
         let ready = match stage {
@@ -181,6 +238,7 @@ impl Shared {
             Stage::Stopped => State::Stopped,
             Stage::Running if ready == self.workers.len() => State::Ready,
             Stage::Running if ready > 0 => State::Degraded,
+            Stage::Running if open => State::CircuitOpen,
             Stage::Running => State::Backoff,
         };
         Health {
@@ -200,6 +258,8 @@ impl Shared {
         WorkerHealth {
             ready: worker.is_ready(self.stall_limit()),
             restarts: worker.restarts(),
+            breaker: worker.breaker(),
+            last_crash: worker.last_crash(),
             active: worker.active(),
             memory_bytes: worker.memory(),
             prefill_piece: worker.prefill_piece(),
@@ -236,5 +296,77 @@ impl Shared {
 pub(super) fn fail_all(jobs: Vec<Arc<Job>>, status: Status, message: &str) {
     for job in jobs {
         job.fail(Failed::new(status, message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use crate::{EngineConfig, Next, Request};
+
+    fn shared() -> Shared {
+        let engine = crate::prepare(&EngineConfig::new(crate::test_model())).unwrap();
+        Shared::new(engine, SupervisorConfig::default())
+    }
+
+    fn open(after: Duration) -> Option<Circuit> {
+        Some(Circuit { message: "why".into(), probe_at: Instant::now() + after })
+    }
+
+    fn queued(shared: &Shared) -> Arc<Job> {
+        let job = Job::new(0, Request::prompt("a"), None, Arc::downgrade(&shared.queue), shared.telemetry.clone());
+        let job = Arc::new(job);
+        assert!(shared.queue.push(job.clone()).is_ok());
+        job
+    }
+
+    fn failed(job: &Job) -> Option<Failed> {
+        match job.events.next(Some(Instant::now())).unwrap() {
+            Next::Event(Event::Failed(failed)) => Some(failed),
+            _ => None,
+        }
+    }
+
+    /// As `submit` does it when the circuit opens between its check and its place in the queue.
+    #[test]
+    fn a_request_that_was_queued_before_or_after_the_circuit_opened_ends() {
+        let shared = shared();
+        shared.set_stage(Stage::Running);
+        let before = queued(&shared);
+        shared.set_circuit(None);
+        assert_eq!(failed(&before), None);
+        shared.set_circuit(open(Duration::from_secs(60)));
+        let failed_before = failed(&before).unwrap();
+        assert_eq!((failed_before.status, failed_before.retriable), (Status::PoolUnavailable, true));
+        assert!((50_000..=60_000).contains(&failed_before.retry_after_ms.unwrap()));
+        let after = queued(&shared);
+        assert_eq!(failed(&after), None);
+        shared.fail_if_open();
+        assert!(failed(&after).is_some());
+        assert_eq!((shared.queue.len(), shared.health().state), (0, State::CircuitOpen));
+    }
+
+    #[test]
+    fn while_a_probe_starts_the_wait_is_that_of_a_restart() {
+        let shared = shared();
+        assert!(shared.check_circuit().is_ok());
+        shared.set_circuit(open(Duration::ZERO));
+        assert_eq!(shared.check_circuit().unwrap_err().retry_after_ms, Some(1000));
+    }
+
+    #[test]
+    fn nothing_opens_the_circuit_between_a_reset_and_its_effect() {
+        let shared = shared();
+        shared.set_circuit(open(Duration::from_secs(60)));
+        shared.reset_circuit().unwrap();
+        assert!(shared.check_circuit().is_ok());
+        shared.set_circuit(open(Duration::from_secs(60)));
+        assert!(shared.check_circuit().is_ok(), "it opened again before the breakers were reset");
+        shared.circuit_was_reset();
+        shared.set_circuit(open(Duration::from_secs(60)));
+        assert!(shared.check_circuit().is_err());
+        shared.set_stage(Stage::Stopped);
+        assert_eq!(shared.reset_circuit().unwrap_err().status(), Status::PoolUnavailable);
     }
 }

@@ -1,6 +1,7 @@
 //! What is counted while requests run: atomics only.
 
 use super::histogram::AtomicHistogram;
+use crate::crash::CrashReason;
 use crate::event::FinishReason;
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
@@ -83,6 +84,11 @@ impl Telemetry {
         REASONS.into_iter().zip(&self.finished).map(|(name, count)| (name, count.get())).collect()
     }
 
+    /// Since the supervisor was started.
+    pub(crate) fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     pub(crate) fn loaded(&self, took: Duration) {
         self.load_us.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }
@@ -121,6 +127,7 @@ pub(crate) struct WorkerCounters {
     pub draft_tokens: Counter,
     pub draft_accepted: Counter,
     pub decode_failures: Counter,
+    pub crashes: ByReason,
     pub latency_queue: AtomicHistogram,
     pub latency_first_token: AtomicHistogram,
     pub latency_inter_token: AtomicHistogram,
@@ -139,6 +146,7 @@ impl Default for WorkerCounters {
             draft_tokens: Counter::default(),
             draft_accepted: Counter::default(),
             decode_failures: Counter::default(),
+            crashes: ByReason::default(),
             latency_queue: AtomicHistogram::of_ms(),
             latency_first_token: AtomicHistogram::of_ms(),
             latency_inter_token: AtomicHistogram::of_ms(),
@@ -202,6 +210,22 @@ impl ByStatus {
     }
 }
 
+/// One counter per reason of a crash.
+#[derive(Default)]
+pub(crate) struct ByReason([Counter; CrashReason::ALL.len()]);
+
+impl ByReason {
+    pub(crate) fn add(&self, reason: CrashReason) {
+        let place = CrashReason::ALL.iter().position(|known| *known == reason).expect("every reason is in ALL");
+        self.0[place].add(1);
+    }
+
+    /// All of them, by name: so a first crash is a step in its series, not the beginning of one.
+    pub(super) fn all(&self) -> BTreeMap<&'static str, u64> {
+        CrashReason::ALL.iter().zip(&self.0).map(|(reason, count)| (reason.name(), count.get())).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,5 +246,13 @@ mod tests {
         Status::ALL.iter().for_each(|status| counts.add(*status));
         assert_eq!(counts.seen().len(), Status::ALL.len());
         assert!(counts.seen().values().all(|count| *count == 1));
+    }
+
+    #[test]
+    fn every_reason_of_a_crash_has_its_counter() {
+        let counts = ByReason::default();
+        CrashReason::ALL.iter().for_each(|reason| counts.add(*reason));
+        assert_eq!(counts.all().len(), CrashReason::ALL.len());
+        assert!(counts.all().values().all(|count| *count == 1));
     }
 }

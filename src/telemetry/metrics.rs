@@ -68,6 +68,8 @@ pub struct WorkerMetrics {
     pub ready: bool,
     /// How often it was restarted.
     pub restart_count: u64,
+    /// How often it crashed, by the name of the [reason](crate::CrashReason).
+    pub crashes_total: BTreeMap<&'static str, u64>,
     /// Milliseconds that its next restart waits, or its last one waited; 0 once it is ready.
     pub backoff_ms: u64,
     /// Slots that run a request.
@@ -112,7 +114,7 @@ impl Metrics {
             model_id: identity.model_id,
             engine_version: identity.engine_version,
             device_mask: identity.device_mask,
-            uptime_ms: u64::try_from(telemetry.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: telemetry.uptime_ms(),
             load_ms: telemetry.load_ms(),
             // Ends first: what ends meanwhile shows as running, never as an end without a beginning.
             requests: RequestCounts {
@@ -146,6 +148,7 @@ impl WorkerMetrics {
             worker,
             ready: health.ready,
             restart_count: health.restarts.into(),
+            crashes_total: counters.crashes.all(),
             backoff_ms: counters.backoff_ms(),
             active_slots: health.active as u64,
             slots: slots.into(),

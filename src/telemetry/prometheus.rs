@@ -73,6 +73,12 @@ fn of_workers(text: &mut Text, workers: &[WorkerMetrics]) {
             text.sample(name, &[of(worker)], number(worker));
         }
     }
+    text.head("crashes_total", COUNTER, "Crashes of the worker, by reason.");
+    for worker in workers {
+        for (reason, count) in &worker.crashes_total {
+            text.sample("crashes_total", &[of(worker), ("reason", (*reason).to_owned())], count);
+        }
+    }
     type Values = fn(&WorkerMetrics) -> &Histogram;
     let histograms: [(&str, &str, Values); 6] = [
         ("latency_queue_ms", "From submit until a worker took the request up.", |w| &w.latency_queue_ms),

@@ -148,7 +148,7 @@ impl<'a> Loop<'a> {
         }
         let engine = |e: NativeError| {
             let fault = WorkerFault::from(e);
-            Failed::new(fault.status, fault.message)
+            Failed::new(fault.status(), fault.message)
         };
         let mut sampler = Sampler::new(worker.model.clone(), &prompt::sampling(&job.request)).map_err(engine)?;
         for token in &tokens {

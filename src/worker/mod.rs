@@ -22,6 +22,7 @@ mod utf8;
 
 pub(crate) use state::WorkerState;
 
+use crate::crash::CrashReason;
 use crate::native::{Batch, Context, ContextParams, Kernels, Model, NativeError, NativeStatus};
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
@@ -45,18 +46,28 @@ pub(crate) struct Worker {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct WorkerFault {
-    pub status: Status,
+    pub reason: CrashReason,
     pub message: String,
+}
+
+impl WorkerFault {
+    pub(crate) fn new(reason: CrashReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.reason.status()
+    }
 }
 
 impl From<NativeError> for WorkerFault {
     fn from(error: NativeError) -> Self {
-        let (status, what) = match error.status {
-            NativeStatus::OutOfMemory => (Status::OutOfMemory, "out of memory"),
-            NativeStatus::Exception => (Status::WorkerReset, "C++ exception"),
-            _ => (Status::WorkerReset, "engine failure"),
+        let (reason, what) = match error.status {
+            NativeStatus::OutOfMemory => (CrashReason::HostOutOfMemory, "out of memory"),
+            NativeStatus::Exception => (CrashReason::CppException, "C++ exception"),
+            _ => (CrashReason::EngineError, "engine failure"),
         };
-        Self { status, message: format!("{what}: {error}") }
+        Self::new(reason, format!("{what}: {error}"))
     }
 }
 
@@ -164,8 +175,8 @@ impl Worker {
         let index = batch.push(self.some_token(), 0, 0, true);
         context.decode(&batch, Kernels::PerToken)?;
         if context.logits(index)?.iter().any(|logit| logit.is_nan()) {
-            let message = "the model's first token has logits that are no numbers: its weights are damaged".into();
-            return Err(WorkerFault { status: Status::LoadFailed, message }.into());
+            let message = "the model's first token has logits that are no numbers: its weights are damaged";
+            return Err(WorkerFault::new(CrashReason::LoadFailed, message).into());
         }
         context.clear(0)?;
         Ok(())
@@ -200,5 +211,23 @@ impl From<NativeError> for Ended {
 impl From<WorkerFault> for Ended {
     fn from(fault: WorkerFault) -> Self {
         Self::Fault(fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_engine_are_told_apart() {
+        let fault = |status| WorkerFault::from(NativeError { status, message: "so".into() });
+        for (status, reason, message) in [
+            (NativeStatus::Exception, CrashReason::CppException, "C++ exception: so"),
+            (NativeStatus::OutOfMemory, CrashReason::HostOutOfMemory, "out of memory: so"),
+            (NativeStatus::Failed, CrashReason::EngineError, "engine failure: so"),
+        ] {
+            assert_eq!((fault(status).reason, fault(status).to_string().as_str()), (reason, message));
+        }
+        assert_eq!(fault(NativeStatus::OutOfMemory).status(), Status::OutOfMemory);
     }
 }

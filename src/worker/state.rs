@@ -1,7 +1,9 @@
 //! What others may know of a worker while it decodes. Nothing here is locked during a decode.
 
+use crate::crash::Crash;
 use crate::heartbeat::Heartbeat;
 use crate::job::Job;
+use crate::supervisor::BreakerState;
 use crate::telemetry::WorkerCounters;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ pub(crate) struct WorkerState {
     stored: AtomicU64,
     abort: Arc<AtomicI32>,
     jobs: Mutex<Vec<Arc<Job>>>,
+    breaker: Mutex<BreakerState>,
+    last_crash: Mutex<Option<Crash>>,
     pub counters: Arc<WorkerCounters>,
 }
 
@@ -40,6 +44,8 @@ impl WorkerState {
             stored: AtomicU64::new(0),
             abort: Arc::new(AtomicI32::new(GO_ON)),
             jobs: Mutex::new(Vec::new()),
+            breaker: Mutex::new(BreakerState::Closed),
+            last_crash: Mutex::new(None),
             counters,
         }
     }
@@ -64,6 +70,23 @@ impl WorkerState {
 
     pub(crate) fn count_restart(&self) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn breaker(&self) -> BreakerState {
+        *self.breaker.lock()
+    }
+
+    pub(crate) fn set_breaker(&self, state: BreakerState) {
+        *self.breaker.lock() = state;
+    }
+
+    pub(crate) fn last_crash(&self) -> Option<Crash> {
+        self.last_crash.lock().clone()
+    }
+
+    pub(crate) fn crashed(&self, crash: Crash) {
+        self.counters.crashes.add(crash.reason);
+        *self.last_crash.lock() = Some(crash);
     }
 
     /// Bytes that the engine allocated for its context; 0 while there is none.
