@@ -30,7 +30,7 @@
 /**
  * Number of this interface. It grows when something is added; what exists keeps its meaning.
  */
-#define LLAMAPEN_ABI_VERSION 3
+#define LLAMAPEN_ABI_VERSION 4
 
 /**
  * Success.
@@ -338,6 +338,11 @@ int32_t llamapen_error_retriable(const struct llamapen_error *error);
 int64_t llamapen_error_retry_after_ms(const struct llamapen_error *error);
 
 /**
+ * Which rule refused a request or a lease: "queue", "context", "drain" or "state"; "" for other errors and NULL. Static.
+ */
+const char *llamapen_error_policy(const struct llamapen_error *error);
+
+/**
  * Frees an error. NULL is fine.
  */
 void llamapen_error_free(struct llamapen_error *error);
@@ -531,8 +536,9 @@ int32_t llamapen_preflight(const char *config,
 /**
  * Starts to load the model and returns at once. Requests may be submitted right away.
  *
- * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "max_restarts" (10) within
- * "restart_window_ms" (60000), "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams
+ * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "queue_full" ("reject"; or
+ * "drop_oldest_batch": the batch request that has waited longest ends with QUEUE_FULL_DROP_LRU, if one waits),
+ * "max_restarts" (10) within "restart_window_ms" (60000), "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams
  * wait for a piece of another request's prompt. Unknown keys are refused by name.
  * Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
  */
@@ -557,7 +563,7 @@ int32_t llamapen_supervisor_cancel_load(const struct llamapen_supervisor *superv
                                         struct llamapen_error **error);
 
 /**
- * State, load progress (0 to 1), queue depth, workers, the last error and its status as JSON. Waits for no decode. Freed
+ * State, load progress (0 to 1), queue depth (also by priority), workers, the last error and its status as JSON. Waits for no decode. Freed
  * with llamapen_string_free.
  */
 int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *supervisor,
@@ -566,7 +572,8 @@ int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *superv
 
 /**
  * What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
- * "finished_total" by reason, "cancelled_total"), "queue_depth", "load_ms", "vram_used_bytes" (0 where no GPU computes),
+ * "finished_total" by reason, "cancelled_total"), "queue_depth",
+ * "queue_depth_by_priority", "load_ms", "vram_used_bytes" (0 where no GPU computes),
  * "last_error" and "last_error_status", and per worker tokens, slots, restarts, memory and histograms of times and batch
  * sizes. Waits for no decode. Freed with llamapen_string_free.
  */
@@ -619,6 +626,9 @@ void llamapen_supervisor_free(struct llamapen_supervisor *supervisor);
  *
  * What is reported: "logprobs" (n of 0 to 20: the log probability of each token and of the n likeliest, from the raw
  * logits), "logits" (false), "echo" (false: the prompt's text in STARTED).
+ *
+ * Queue: "priority" ("interactive"; or "batch": taken up when no interactive request waits, and once after every 8
+ * interactive ones in a row that were taken before it).
  *
  * Limits: "timeout_ms" (from submit until the end), "first_token_timeout_ms" (from submit) and "inter_token_timeout_ms"
  * (between two tokens), 1 to 86400000, after which the request ends with FAILED: DEADLINE_UNMET if no worker had taken it

@@ -32,6 +32,7 @@ from .errors import (
     OutOfMemory,
     PoolUnavailable,
     QueueFull,
+    QueueFullDropLru,
     StaleEngine,
     Unsupported,
 )
@@ -48,7 +49,7 @@ __all__ = [
     "Busy", "Cancelled", "Check", "ContextOverflow", "DeadlineUnmet", "DecodeTimeout", "DeviceError", "DigestMismatch",
     "Event", "Failed", "Finished", "Forked", "InvalidParams", "LlamapenError", "Logprobs", "ModelInvalid", "ModelNotFound",
     "OutOfMemory", "Plan",
-    "PoolUnavailable", "Preflight", "PreparedEngine", "QueueFull", "Restarted", "StaleEngine", "Started", "Step",
+    "PoolUnavailable", "Preflight", "PreparedEngine", "QueueFull", "QueueFullDropLru", "Restarted", "StaleEngine", "Started", "Step",
     "Supervisor", "Token", "TokenLogprob", "TokenStream", "Unsupported", "build_info", "config_from_flags", "devices",
     "digest", "machine", "model_info", "plan", "preflight", "prepare",
 ]

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .errors import LlamapenError, error_class
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 # Smaller statuses are not errors: OK, EVENT, TIMEOUT, END.
 OK, EVENT, TIMEOUT, END, FIRST_ERROR = 0, 1, 2, 3, 100
 
@@ -74,6 +74,7 @@ _OTHERS = {
     "llamapen_error_message": (ctypes.c_char_p, [_POINTER]),
     "llamapen_error_retriable": (ctypes.c_int32, [_POINTER]),
     "llamapen_error_retry_after_ms": (ctypes.c_int64, [_POINTER]),
+    "llamapen_error_policy": (ctypes.c_char_p, [_POINTER]),
     "llamapen_error_free": (None, [_POINTER]),
     "llamapen_engine_free": (None, [_POINTER]),
     "llamapen_supervisor_free": (None, [_POINTER]),
@@ -133,14 +134,16 @@ def call(name: str, *arguments: Any) -> int:
 
 
 def _take_error(status: int, error: ctypes.c_void_p) -> LlamapenError:
-    message, retriable, retry_after_ms = "", False, -1
+    message, retriable, retry_after_ms, policy = "", False, -1, None
     if error:
         message = library().llamapen_error_message(error).decode()
         retriable = bool(library().llamapen_error_retriable(error))
         retry_after_ms = library().llamapen_error_retry_after_ms(error)
+        policy = library().llamapen_error_policy(error).decode() or None
         library().llamapen_error_free(error)
     name = library().llamapen_status_name(status).decode()
-    return error_class(status)(status, name, message, retriable, None if retry_after_ms < 0 else retry_after_ms)
+    after = None if retry_after_ms < 0 else retry_after_ms
+    return error_class(status)(status, name, message, retriable, after, policy)
 
 
 def call_text(name: str, *arguments: Any) -> str:

@@ -24,8 +24,9 @@ class Supervisor:
     """
 
     def __init__(self, engine: PreparedEngine, **config: Any) -> None:
-        """``config``: ``queue_capacity`` (waiting requests, default 256), ``max_restarts`` (of workers, default 10)
-        within ``restart_window_ms`` (60000), ``stall_limit_ms`` (30000), ``max_stall_ms``: longest time that running
+        """``config``: ``queue_capacity`` (waiting requests, default 256), ``queue_full`` (``reject``, or
+        ``drop_oldest_batch``: the batch request that has waited longest ends with `QueueFullDropLru`, if one waits),
+        ``max_restarts`` (of workers, default 10) within ``restart_window_ms`` (60000), ``stall_limit_ms`` (30000), ``max_stall_ms``: longest time that running
         streams wait for a piece of another request's prompt (10 to 60000; 100)."""
         options = encode(config)
         pointer = engine._handle.pointer
@@ -43,7 +44,8 @@ class Supervisor:
         wait(lambda ms: call("llamapen_supervisor_wait_ready", handle.pointer, ms), timeout)
 
     def health(self) -> Dict[str, Any]:
-        """``state``, ``live``, ``ready``, ``load_progress`` (0 to 1), ``queue_depth``, ``workers``, ``last_error``,
+        """``state``, ``live``, ``ready``, ``load_progress`` (0 to 1), ``queue_depth``, ``queue_depth_by_priority``,
+        ``workers``, ``last_error``,
         ``last_error_status``."""
         handle = self._open()
         health: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_health_json", handle.pointer))
@@ -51,7 +53,7 @@ class Supervisor:
 
     def metrics(self) -> Dict[str, Any]:
         """What was counted since the start: ``requests`` (``accepted_total``, ``rejected_total`` and ``failed_total`` by
-        status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``, ``load_ms``, ``vram_used_bytes`` (0
+        status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``, ``queue_depth_by_priority``, ``load_ms``, ``vram_used_bytes`` (0
         where no GPU computes), ``last_error``, ``last_error_status``, and per worker tokens, slots, restarts, memory and
         histograms."""
         handle = self._open()
@@ -100,6 +102,9 @@ class Supervisor:
         Of what is reported: ``logprobs`` (of each token and of this many likeliest, 0 to 20), ``logits`` (false), ``echo``
         (false: the prompt's text in `Started`).
 
+        Of the queue: ``priority`` (``interactive``; ``batch`` is taken up when no interactive request waits, and once after
+        every 8 interactive ones in a row that were taken before it).
+
         Limits in milliseconds: ``timeout_ms`` (in all), ``first_token_timeout_ms`` (both from now on),
         ``inter_token_timeout_ms`` (between two tokens); past one the stream ends with `Failed`: `DeadlineUnmet` if no
         worker had taken the request up, else `DecodeTimeout`.
@@ -133,7 +138,7 @@ class Supervisor:
         # Callers keep what they get in a variable: it keeps the supervisor from being freed under them.
         handle = self._handle
         if handle is None:
-            raise PoolUnavailable(205, "POOL_UNAVAILABLE", "the supervisor is closed")
+            raise PoolUnavailable(205, "POOL_UNAVAILABLE", "the supervisor is closed", policy="state")
         return handle
 
 

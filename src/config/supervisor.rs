@@ -11,8 +11,10 @@ use std::time::Duration;
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct SupervisorConfig {
-    /// Requests that may wait, 1 to 65536. One more is refused with `QUEUE_FULL`. Default: 256.
+    /// Requests that may wait, 1 to 65536. Default: 256.
     pub queue_capacity: u32,
+    /// What happens to one more. Default: it is refused with `QUEUE_FULL`.
+    pub queue_full: QueueFullPolicy,
     /// Restarts of workers within `restart_window_ms` after which the supervisor gives up. Default: 10.
     pub max_restarts: u32,
     /// Length of the sliding window for `max_restarts`, in milliseconds. Default: 60000.
@@ -25,10 +27,24 @@ pub struct SupervisorConfig {
     pub max_stall_ms: u64,
 }
 
+/// What happens to a request that comes when the queue is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum QueueFullPolicy {
+    /// It is refused with `QUEUE_FULL`.
+    #[default]
+    Reject,
+    /// The batch request that has waited longest ends with `QUEUE_FULL_DROP_LRU`, and the new one takes a place, of
+    /// whatever [`Priority`](crate::Priority) it is. Where no batch request waits, the new one is refused.
+    DropOldestBatch,
+}
+
 impl Default for SupervisorConfig {
     fn default() -> Self {
         Self {
             queue_capacity: 256,
+            queue_full: QueueFullPolicy::Reject,
             max_restarts: 10,
             restart_window_ms: 60_000,
             stall_limit_ms: 30_000,
@@ -47,6 +63,13 @@ impl SupervisorConfig {
     #[must_use]
     pub fn with_queue_capacity(mut self, requests: u32) -> Self {
         self.queue_capacity = requests;
+        self
+    }
+
+    /// Sets [`queue_full`](Self::queue_full).
+    #[must_use]
+    pub fn with_queue_full(mut self, policy: QueueFullPolicy) -> Self {
+        self.queue_full = policy;
         self
     }
 

@@ -36,12 +36,32 @@ pub struct Health {
     pub load_progress: f32,
     /// Requests that wait for a slot.
     pub queue_depth: usize,
+    /// The same by their priority.
+    pub queue_depth_by_priority: QueueDepths,
     /// One entry per worker.
     pub workers: Vec<WorkerHealth>,
     /// What went wrong last.
     pub last_error: Option<String>,
     /// Its status.
     pub last_error_status: Option<Status>,
+}
+
+/// Requests that wait for a slot, by their [`Priority`](crate::Priority).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct QueueDepths {
+    /// Of `Interactive`.
+    pub interactive: usize,
+    /// Of `Batch`.
+    pub batch: usize,
+}
+
+impl QueueDepths {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.interactive + self.batch
+    }
 }
 
 /// A look at a worker.

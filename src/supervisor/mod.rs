@@ -11,11 +11,12 @@ mod shared;
 
 pub(crate) use crate::job::Job;
 pub(crate) use deadline::{Due, Limits};
-pub use health::{Health, State, WorkerHealth};
+pub use health::{Health, QueueDepths, State, WorkerHealth};
 pub(crate) use queue::{Popped, Queue};
 
 use crate::config::SupervisorConfig;
-use crate::error::{Error, Rejected, Result};
+use crate::error::{Rejected, Result};
+use crate::event::Failed;
 use crate::prepare::PreparedEngine;
 use crate::request::Request;
 use crate::status::Status;
@@ -101,11 +102,14 @@ impl Supervisor {
         let job = Arc::new(Job::new(id, request, seed, queue, telemetry));
         self.watch_later(&job);
         match self.shared.queue.push(job.clone()) {
-            Ok(()) => {
+            Ok(dropped) => {
+                if let Some(dropped) = dropped {
+                    self.drop_for_another(&dropped);
+                }
                 if !job.limits().is_none() {
                     let _ = self.shared.to_control.send(Report::Watch(Arc::downgrade(&job)));
                 }
-                let queue_depth = self.shared.queue.len();
+                let queue_depth = self.shared.queue.depths().total();
                 tracing::debug!(parent: job.events.trace(Trace::span), queue_depth, "request accepted");
                 Ok(job)
             }
@@ -114,9 +118,20 @@ impl Supervisor {
                 let message = format!(
                     "the queue is full: {capacity} requests are waiting; try again later, or start with a larger queue_capacity"
                 );
-                Err(Error::Rejected(Rejected::new(Status::QueueFull, "queue", message)))
+                let mut rejected = Rejected::new(Status::QueueFull, "queue", message);
+                rejected.retry_after_ms = self.shared.telemetry.retry_after_ms(1);
+                Err(rejected.into())
             }
         }
+    }
+
+    /// Ends a batch request that gave its place to a newer one. To be tried again when those before it were taken up: its
+    /// place is at the end of them.
+    fn drop_for_another(&self, job: &Job) {
+        let message = "dropped from the full queue, as the batch request that had waited longest, for a newer request; submit it again later, or start with a larger queue_capacity";
+        let mut failed = Failed::new(Status::QueueFullDropLru, message);
+        failed.retry_after_ms = self.shared.telemetry.retry_after_ms(self.shared.queue.depths().total());
+        job.fail(failed);
     }
 
     /// Has the control thread look at the deadlines again after the first token, if that can bring one nearer.

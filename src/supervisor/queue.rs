@@ -1,29 +1,34 @@
-//! The bounded queue of requests that wait for a slot. First in, first out.
+//! The bounded queue of requests that wait for a slot. Which one is next, `order` says.
 //!
 //! A channel would do for order and bound, but a cancelled request has to give its place back at once, and closing
 //! has to return what is left.
 
+mod order;
+
+use super::health::QueueDepths;
+use crate::config::QueueFullPolicy;
 use crate::job::Job;
 use crate::telemetry::Trace;
+use order::Order;
 use parking_lot::{Condvar, Mutex};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) struct Queue {
     capacity: usize,
+    when_full: QueueFullPolicy,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
 struct Inner {
-    waiting: VecDeque<(Arc<Job>, u32)>,
+    waiting: Order<(Arc<Job>, u32)>,
     open: bool,
 }
 
 /// What a worker got from the queue.
 pub(crate) enum Popped {
-    /// A request, and how many were waiting before it when it came.
+    /// A request, and how many were to be taken before it when it came.
     Job(Arc<Job>, u32),
     Empty,
     Closed,
@@ -35,27 +40,28 @@ pub(crate) enum PushError {
 }
 
 impl Queue {
-    pub(crate) fn new(capacity: u32) -> Self {
-        let inner = Inner { waiting: VecDeque::new(), open: true };
-        Self { capacity: capacity as usize, inner: Mutex::new(inner), changed: Condvar::new() }
+    pub(crate) fn new(capacity: u32, when_full: QueueFullPolicy) -> Self {
+        let capacity = capacity as usize;
+        let inner = Inner { waiting: Order::new(capacity), open: true };
+        Self { capacity, when_full, inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
-    pub(crate) fn push(&self, job: Arc<Job>) -> Result<(), PushError> {
+    /// Gives the request that was dropped for it, if one was: the caller ends it, outside the lock.
+    pub(crate) fn push(&self, job: Arc<Job>) -> Result<Option<Arc<Job>>, PushError> {
         let mut inner = self.inner.lock();
         if !inner.open {
             return Err(PushError::Closed);
         }
-        let position = inner.waiting.len();
-        if position >= self.capacity {
-            return Err(PushError::Full(self.capacity));
-        }
+        let dropped = inner.waiting.make_room(self.when_full).map_err(|order::Full| PushError::Full(self.capacity))?;
+        let priority = job.request.priority;
+        let position = u32::try_from(inner.waiting.position(priority)).unwrap_or(u32::MAX);
         job.events.trace(Trace::accepted);
-        inner.waiting.push_back((job, u32::try_from(position).unwrap_or(u32::MAX)));
+        inner.waiting.push(priority, (job, position));
         self.changed.notify_one();
-        Ok(())
+        Ok(dropped.map(|(job, _)| job))
     }
 
-    /// Takes the oldest request, waiting for one at most `timeout`. Zero does not wait.
+    /// Takes the next request, waiting for one at most `timeout`. Zero does not wait.
     pub(crate) fn pop(&self, timeout: Duration) -> Popped {
         let deadline = Instant::now() + timeout;
         let mut inner = self.inner.lock();
@@ -63,7 +69,7 @@ impl Queue {
             if !inner.open {
                 return Popped::Closed;
             }
-            if let Some((job, position)) = inner.waiting.pop_front() {
+            if let Some((job, position)) = inner.waiting.pop() {
                 return Popped::Job(job, position);
             }
             if timeout.is_zero() || self.changed.wait_until(&mut inner, deadline).timed_out() {
@@ -76,8 +82,9 @@ impl Queue {
         self.inner.lock().waiting.retain(|(job, _)| job.id != id);
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.inner.lock().waiting.len()
+    pub(crate) fn depths(&self) -> QueueDepths {
+        let (interactive, batch) = self.inner.lock().waiting.lens();
+        QueueDepths { interactive, batch }
     }
 
     /// Takes nothing more and wakes every worker. Returns what was waiting.
@@ -85,7 +92,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         inner.open = false;
         self.changed.notify_all();
-        inner.waiting.drain(..).map(|(job, _)| job).collect()
+        inner.waiting.drain().map(|(job, _)| job).collect()
     }
 }
 
@@ -102,7 +109,7 @@ mod tests {
 
     #[test]
     fn first_in_first_out_bounded_and_a_cancelled_job_gives_its_place_back() {
-        let queue = Arc::new(Queue::new(2));
+        let queue = Arc::new(Queue::new(2, QueueFullPolicy::Reject));
         let (a, b, c) = (job(&queue, 1), job(&queue, 2), job(&queue, 3));
         assert!(queue.push(a.clone()).is_ok() && queue.push(b).is_ok());
         assert!(matches!(queue.push(c.clone()), Err(PushError::Full(2))));
@@ -118,7 +125,7 @@ mod tests {
 
     #[test]
     fn closing_wakes_a_waiting_worker_and_returns_the_rest() {
-        let queue = Arc::new(Queue::new(8));
+        let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
         let worker = std::thread::spawn({
             let queue = queue.clone();
             move || matches!(queue.pop(Duration::from_secs(60)), Popped::Closed)

@@ -66,7 +66,7 @@ impl Shared {
         let (to_control, reports) = crossbeam_channel::unbounded();
         let telemetry = Arc::new(Telemetry::of(&prepared));
         Self {
-            queue: Arc::new(Queue::new(config.queue_capacity)),
+            queue: Arc::new(Queue::new(config.queue_capacity, config.queue_full)),
             workers: telemetry.workers.iter().map(|counters| Arc::new(WorkerState::new(counters.clone()))).collect(),
             telemetry,
             prepared: Arc::new(prepared),
@@ -183,12 +183,14 @@ impl Shared {
             Stage::Running if ready > 0 => State::Degraded,
             Stage::Running => State::Backoff,
         };
+        let queued = self.queue.depths();
         Health {
             state,
             live: state != State::Stopped && self.turns.age() < LIVE_LIMIT,
             ready: ready > 0,
             load_progress: f32::from_bits(self.load_progress.load(Ordering::Relaxed)),
-            queue_depth: self.queue.len(),
+            queue_depth: queued.total(),
+            queue_depth_by_priority: queued,
             workers: self.workers.iter().map(|w| self.worker_health(w)).collect(),
             last_error_status,
             last_error,

@@ -1,6 +1,7 @@
 //! What is counted while requests run: atomics only.
 
 use super::histogram::AtomicHistogram;
+use super::service::ServiceTime;
 use crate::event::FinishReason;
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
@@ -52,6 +53,8 @@ pub(crate) struct Telemetry {
     pub rejected: ByStatus,
     pub failed: ByStatus,
     finished: [Counter; REASONS.len()],
+    /// How long requests hold a slot.
+    pub(super) service: ServiceTime,
     /// Microseconds; 0 until the model is loaded.
     load_us: AtomicU64,
 }
@@ -67,6 +70,7 @@ impl Telemetry {
             rejected: ByStatus::default(),
             failed: ByStatus::default(),
             finished: Default::default(),
+            service: ServiceTime::default(),
             load_us: AtomicU64::new(0),
         }
     }
@@ -92,6 +96,11 @@ impl Telemetry {
             0 => None,
             us => Some(us as f64 / 1e3),
         }
+    }
+
+    /// Milliseconds until so many requests will have ended, by how long the last ones took; `None` before any has run.
+    pub(crate) fn retry_after_ms(&self, ends: usize) -> Option<u64> {
+        self.service.until(ends, self.workers.len() as u64 * u64::from(self.identity.slots))
     }
 
     /// 0 where no GPU computes; `None`: not known.
