@@ -563,7 +563,7 @@ int32_t llamapen_supervisor_cancel_load(const struct llamapen_supervisor *superv
                                         struct llamapen_error **error);
 
 /**
- * State, load progress (0 to 1), queue depth (also by priority), workers, the last error and its status as JSON. Waits for no decode. Freed
+ * State, load progress (0 to 1), queue depth (also by priority), leases, workers, the last error and its status as JSON. Waits for no decode. Freed
  * with llamapen_string_free.
  */
 int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *supervisor,
@@ -573,7 +573,7 @@ int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *superv
 /**
  * What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
  * "finished_total" by reason, "cancelled_total"), "queue_depth",
- * "queue_depth_by_priority", "load_ms", "vram_used_bytes" (0 where no GPU computes),
+ * "queue_depth_by_priority", "leases", "load_ms", "vram_used_bytes" (0 where no GPU computes),
  * "last_error" and "last_error_status", and per worker tokens, slots, restarts, memory and histograms of times and batch
  * sizes. Waits for no decode. Freed with llamapen_string_free.
  */
@@ -588,6 +588,21 @@ int32_t llamapen_supervisor_metrics_json(const struct llamapen_supervisor *super
 int32_t llamapen_supervisor_metrics_text(const struct llamapen_supervisor *supervisor,
                                          char **text,
                                          struct llamapen_error **error);
+
+/**
+ * Ends in order: from now on neither leases nor requests are taken (DRAINING), except requests of those who have a lease;
+ * what waits or runs finishes, leases are given back, and then the supervisor stops. What is left after timeout_ms
+ * (negative: no limit) ends with DRAINING, and the supervisor stops then. Returns when it is stopped; health says DRAINING
+ * meanwhile. Any thread; of several calls the earliest deadline counts, and all give the same.
+ *
+ * json: NULL, or where the report goes: {"forced", "duration_ms", "leases_left", "requests_failed"}. Freed with
+ * llamapen_string_free.
+ * Errors: UNSUPPORTED (on a thread of llamapen, which would wait for itself).
+ */
+int32_t llamapen_supervisor_drain(const struct llamapen_supervisor *supervisor,
+                                  int64_t timeout_ms,
+                                  char **json,
+                                  struct llamapen_error **error);
 
 /**
  * Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.
@@ -633,7 +648,7 @@ void llamapen_supervisor_free(struct llamapen_supervisor *supervisor);
  * Limits: "timeout_ms" (from submit until the end), "first_token_timeout_ms" (from submit) and "inter_token_timeout_ms"
  * (between two tokens), 1 to 86400000, after which the request ends with FAILED: DEADLINE_UNMET if no worker had taken it
  * up, else DECODE_TIMEOUT.
- * Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
+ * Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, DRAINING, POOL_UNAVAILABLE, UNSUPPORTED.
  */
 int32_t llamapen_submit(const struct llamapen_supervisor *supervisor,
                         const char *request,

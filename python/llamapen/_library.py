@@ -62,8 +62,11 @@ _CALLS: Dict[str, List[Any]] = {
     "llamapen_supervisor_health_json": [_POINTER, _OUT],
     "llamapen_supervisor_metrics_json": [_POINTER, _OUT],
     "llamapen_supervisor_metrics_text": [_POINTER, _OUT],
+    "llamapen_supervisor_drain": [_POINTER, ctypes.c_int64, _OUT],
     "llamapen_supervisor_stop": [_POINTER],
     "llamapen_submit": [_POINTER, *_TEXT, _OUT],
+    "llamapen_lease_acquire": [_POINTER, _OUT],
+    "llamapen_lease_submit": [_POINTER, *_TEXT, _OUT],
     "llamapen_request_next": [_POINTER, ctypes.c_int64, ctypes.POINTER(CEvent)],
     "llamapen_request_cancel": [_POINTER],
     "llamapen_request_record_json": [_POINTER, _OUT],
@@ -78,6 +81,7 @@ _OTHERS = {
     "llamapen_error_free": (None, [_POINTER]),
     "llamapen_engine_free": (None, [_POINTER]),
     "llamapen_supervisor_free": (None, [_POINTER]),
+    "llamapen_lease_free": (None, [_POINTER]),
     "llamapen_request_free": (None, [_POINTER]),
 }
 

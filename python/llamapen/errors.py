@@ -99,6 +99,10 @@ class DecodeTimeout(LlamapenError):
     """A limit of the request passed while a worker ran it."""
 
 
+class Draining(LlamapenError):
+    """The supervisor was stopped under the request, or is being drained and takes nothing new."""
+
+
 class OutOfMemory(LlamapenError):
     """It does not fit into the memory there is, by the plan or when it was loaded."""
 
@@ -122,6 +126,7 @@ _CLASSES: Dict[int, Type[LlamapenError]] = {
     203: ContextOverflow,
     205: PoolUnavailable,
     206: DeadlineUnmet,
+    207: Draining,
     301: OutOfMemory,
     302: DeviceError,
     303: DecodeTimeout,

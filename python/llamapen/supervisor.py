@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import weakref
 from types import TracebackType
 from typing import Any, Dict, Optional, Sequence, Type
 
 from ._library import Handle, call, call_text, create, encode
-from ._wait import wait
+from ._wait import in_thread, wait
 from .engine import PreparedEngine
 from .errors import LlamapenError, PoolUnavailable
-from .stream import TokenStream
+from .lease import Lease, acquire
+from .stream import TokenStream, submit
 
 _running: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 
@@ -26,8 +28,9 @@ class Supervisor:
     def __init__(self, engine: PreparedEngine, **config: Any) -> None:
         """``config``: ``queue_capacity`` (waiting requests, default 256), ``queue_full`` (``reject``, or
         ``drop_oldest_batch``: the batch request that has waited longest ends with `QueueFullDropLru`, if one waits),
-        ``max_restarts`` (of workers, default 10) within ``restart_window_ms`` (60000), ``stall_limit_ms`` (30000), ``max_stall_ms``: longest time that running
-        streams wait for a piece of another request's prompt (10 to 60000; 100)."""
+        ``max_restarts`` (of workers, default 10) within ``restart_window_ms`` (60000), ``stall_limit_ms`` (30000),
+        ``max_stall_ms``: longest time that running streams wait for a piece of another request's prompt (10 to 60000;
+        100)."""
         options = encode(config)
         pointer = engine._handle.pointer
         self._handle: Optional[Handle] = create(
@@ -45,17 +48,16 @@ class Supervisor:
 
     def health(self) -> Dict[str, Any]:
         """``state``, ``live``, ``ready``, ``load_progress`` (0 to 1), ``queue_depth``, ``queue_depth_by_priority``,
-        ``workers``, ``last_error``,
-        ``last_error_status``."""
+        ``leases``, ``workers``, ``last_error``, ``last_error_status``."""
         handle = self._open()
         health: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_health_json", handle.pointer))
         return health
 
     def metrics(self) -> Dict[str, Any]:
         """What was counted since the start: ``requests`` (``accepted_total``, ``rejected_total`` and ``failed_total`` by
-        status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``, ``queue_depth_by_priority``, ``load_ms``, ``vram_used_bytes`` (0
-        where no GPU computes), ``last_error``, ``last_error_status``, and per worker tokens, slots, restarts, memory and
-        histograms."""
+        status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``, ``queue_depth_by_priority``,
+        ``leases``, ``load_ms``, ``vram_used_bytes`` (0 where no GPU computes), ``last_error``, ``last_error_status``, and per
+        worker tokens, slots, restarts, memory and histograms."""
         handle = self._open()
         metrics: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_metrics_json", handle.pointer))
         return metrics
@@ -112,8 +114,30 @@ class Supervisor:
         Raises `LlamapenError` where the request is refused: `InvalidParams`, `QueueFull`, `ContextOverflow`...
         """
         handle = self._open()
-        request = encode({"prompt": prompt, "messages": messages, "tokens": tokens, **params})
-        return TokenStream(create("llamapen_submit", "llamapen_request_free", handle.pointer, request, len(request)))
+        return submit("llamapen_submit", handle, {"prompt": prompt, "messages": messages, "tokens": tokens, **params})
+
+    def lease(self) -> Lease:
+        """A lease, for a session that will submit several requests: until it is given back, `drain` waits for it.
+
+        Raises `Draining` while the supervisor drains, `PoolUnavailable` once it is stopped.
+        """
+        return acquire(self._open())
+
+    def drain(self, timeout: Optional[float] = None) -> Dict[str, Any]:
+        """Ends in order: from now on neither leases nor requests are taken (`Draining`), except requests of those who have
+        a lease; what waits or runs finishes, leases are given back, and then the supervisor stops. What is left after
+        ``timeout`` seconds (``None``: no limit) ends with `Draining`, and the supervisor stops then.
+
+        Returns when it is stopped: ``forced``, ``duration_ms``, ``leases_left``, ``requests_failed``. Other threads run
+        meanwhile; in a coroutine, ``await asyncio.to_thread(supervisor.drain, timeout)``. Ctrl-C ends the waiting, not the
+        drain. Of several calls the earliest deadline counts, and all return the same.
+        """
+        handle = self._open()
+        ms = -1 if timeout is None else max(0, math.ceil(min(timeout, 1e9) * 1000))
+        report: Dict[str, Any] = json.loads(
+            in_thread(lambda: call_text("llamapen_supervisor_drain", handle.pointer, ms))
+        )
+        return report
 
     def stop(self) -> None:
         """Ends all requests (`Failed`, DRAINING) and all threads; returns when they are gone. May be repeated."""

@@ -13,7 +13,7 @@ use std::ffi::c_char;
 /// Runs one prepared engine: loads, decodes, restarts. May be used by several threads at a time.
 #[allow(non_camel_case_types)]
 pub struct llamapen_supervisor {
-    supervisor: Supervisor,
+    pub(super) supervisor: Supervisor,
 }
 
 /// Starts to load the model and returns at once. Requests may be submitted right away.
@@ -76,7 +76,7 @@ pub unsafe extern "C" fn llamapen_supervisor_cancel_load(
     unsafe { guard(error, body) }
 }
 
-/// State, load progress (0 to 1), queue depth (also by priority), workers, the last error and its status as JSON. Waits for no decode. Freed
+/// State, load progress (0 to 1), queue depth (also by priority), leases, workers, the last error and its status as JSON. Waits for no decode. Freed
 /// with llamapen_string_free.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_health_json(
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn llamapen_supervisor_health_json(
 
 /// What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
 /// "finished_total" by reason, "cancelled_total"), "queue_depth",
-/// "queue_depth_by_priority", "load_ms", "vram_used_bytes" (0 where no GPU computes),
+/// "queue_depth_by_priority", "leases", "load_ms", "vram_used_bytes" (0 where no GPU computes),
 /// "last_error" and "last_error_status", and per worker tokens, slots, restarts, memory and histograms of times and batch
 /// sizes. Waits for no decode. Freed with llamapen_string_free.
 #[unsafe(no_mangle)]
@@ -129,6 +129,35 @@ pub unsafe extern "C" fn llamapen_supervisor_metrics_text(
     };
     // SAFETY: NULL or may be written to, as the header demands.
     unsafe { guard(error, || give_text("text", text, make)) }
+}
+
+/// Ends in order: from now on neither leases nor requests are taken (DRAINING), except requests of those who have a lease;
+/// what waits or runs finishes, leases are given back, and then the supervisor stops. What is left after timeout_ms
+/// (negative: no limit) ends with DRAINING, and the supervisor stops then. Returns when it is stopped; health says DRAINING
+/// meanwhile. Any thread; of several calls the earliest deadline counts, and all give the same.
+///
+/// json: NULL, or where the report goes: {"forced", "duration_ms", "leases_left", "requests_failed"}. Freed with
+/// llamapen_string_free.
+/// Errors: UNSUPPORTED (on a thread of llamapen, which would wait for itself).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_drain(
+    supervisor: *const llamapen_supervisor,
+    timeout_ms: i64,
+    json: *mut *mut c_char,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let drain = || {
+        // SAFETY: NULL or live, as the header demands.
+        let report = unsafe { object("supervisor", supervisor) }?.supervisor.drain(timeout(timeout_ms))?;
+        Ok(serde_json::to_string(&report).expect("plain data"))
+    };
+    let body = || match json.is_null() {
+        true => drain().map(|_| LLAMAPEN_STATUS_OK),
+        // SAFETY: not NULL, and may be written to, as the header demands.
+        false => unsafe { give_text("json", json, drain) },
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, body) }
 }
 
 /// Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.
@@ -185,7 +214,7 @@ pub unsafe extern "C" fn llamapen_supervisor_free(supervisor: *mut llamapen_supe
 /// Limits: "timeout_ms" (from submit until the end), "first_token_timeout_ms" (from submit) and "inter_token_timeout_ms"
 /// (between two tokens), 1 to 86400000, after which the request ends with FAILED: DEADLINE_UNMET if no worker had taken it
 /// up, else DECODE_TIMEOUT.
-/// Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
+/// Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, DRAINING, POOL_UNAVAILABLE, UNSUPPORTED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_submit(
     supervisor: *const llamapen_supervisor,

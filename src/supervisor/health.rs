@@ -16,6 +16,8 @@ pub enum State {
     Degraded,
     /// No worker is ready; failed ones are restarted.
     Backoff,
+    /// Takes nothing new, and stops when what is there has ended; see [`Supervisor::drain`](crate::Supervisor::drain).
+    Draining,
     /// Gave up: the model could not be loaded, or workers failed too often.
     Failed,
     /// Stopped by its owner.
@@ -38,6 +40,8 @@ pub struct Health {
     pub queue_depth: usize,
     /// The same by their priority.
     pub queue_depth_by_priority: QueueDepths,
+    /// Leases that were not given back yet.
+    pub leases: usize,
     /// One entry per worker.
     pub workers: Vec<WorkerHealth>,
     /// What went wrong last.

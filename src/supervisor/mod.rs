@@ -3,28 +3,30 @@
 mod admission;
 mod control;
 mod deadline;
+mod drain;
 mod exit;
+mod gate;
 mod health;
+mod lease;
 mod queue;
 mod restart;
 mod shared;
+mod submit;
 
 pub(crate) use crate::job::Job;
 pub(crate) use deadline::{Due, Limits};
+pub use drain::DrainReport;
 pub use health::{Health, QueueDepths, State, WorkerHealth};
+pub use lease::Lease;
 pub(crate) use queue::{Popped, Queue};
 
 use crate::config::SupervisorConfig;
-use crate::error::{Rejected, Result};
-use crate::event::Failed;
+use crate::error::Result;
 use crate::prepare::PreparedEngine;
 use crate::request::Request;
-use crate::status::Status;
 use crate::stream::TokenStream;
-use crate::telemetry::{Metrics, Trace};
-use control::Report;
-use queue::PushError;
-use shared::Shared;
+use crate::telemetry::Metrics;
+use shared::{Shared, Stop};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -82,64 +84,33 @@ impl Supervisor {
     /// one terminal event.
     ///
     /// # Errors
-    /// `InvalidParams`, or a [`Rejected`]: `ContextOverflow`, `QueueFull`, `PoolUnavailable`.
+    /// `InvalidParams`, `PoolUnavailable`, or a [`Rejected`](crate::Rejected): `ContextOverflow`, `QueueFull`, `Draining`.
     pub fn submit(&self, request: Request) -> Result<TokenStream> {
         self.shared.check_process()?;
-        let queued = self.enqueue(request);
-        if let Err(error) = &queued {
-            let (telemetry, status) = (&self.shared.telemetry, error.status());
-            telemetry.rejected.add(status);
-            tracing::debug!(pool_id = telemetry.identity.pool_id, %status, last_error = %error, "request rejected");
-        }
-        queued.map(TokenStream::new)
+        self.shared.submit(request, false)
     }
 
-    fn enqueue(&self, request: Request) -> Result<Arc<Job>> {
-        request.validate()?;
-        admission::check(&request, &self.shared.prepared)?;
-        let (id, seed) = (self.shared.next_id(), self.shared.prepared.seed());
-        let (queue, telemetry) = (Arc::downgrade(&self.shared.queue), self.shared.telemetry.clone());
-        let job = Arc::new(Job::new(id, request, seed, queue, telemetry));
-        self.watch_later(&job);
-        match self.shared.queue.push(job.clone()) {
-            Ok(dropped) => {
-                if let Some(dropped) = dropped {
-                    self.drop_for_another(&dropped);
-                }
-                if !job.limits().is_none() {
-                    let _ = self.shared.to_control.send(Report::Watch(Arc::downgrade(&job)));
-                }
-                let queue_depth = self.shared.queue.depths().total();
-                tracing::debug!(parent: job.events.trace(Trace::span), queue_depth, "request accepted");
-                Ok(job)
-            }
-            Err(PushError::Closed) => Err(self.shared.unavailable()),
-            Err(PushError::Full(capacity)) => {
-                let message = format!(
-                    "the queue is full: {capacity} requests are waiting; try again later, or start with a larger queue_capacity"
-                );
-                let mut rejected = Rejected::new(Status::QueueFull, "queue", message);
-                rejected.retry_after_ms = self.shared.telemetry.retry_after_ms(1);
-                Err(rejected.into())
-            }
-        }
+    /// A lease: until it is given back, a drain waits for it. For a session or a connection that will submit several
+    /// requests; others need none.
+    ///
+    /// # Errors
+    /// A [`Rejected`](crate::Rejected) with `Draining` while the supervisor drains; `PoolUnavailable` once it is stopped or
+    /// gave up.
+    pub fn lease(&self) -> Result<Lease> {
+        Lease::new(&self.shared)
     }
 
-    /// Ends a batch request that gave its place to a newer one. To be tried again when those before it were taken up: its
-    /// place is at the end of them.
-    fn drop_for_another(&self, job: &Job) {
-        let message = "dropped from the full queue, as the batch request that had waited longest, for a newer request; submit it again later, or start with a larger queue_capacity";
-        let mut failed = Failed::new(Status::QueueFullDropLru, message);
-        failed.retry_after_ms = self.shared.telemetry.retry_after_ms(self.shared.queue.depths().total());
-        job.fail(failed);
-    }
-
-    /// Has the control thread look at the deadlines again after the first token, if that can bring one nearer.
-    fn watch_later(&self, job: &Arc<Job>) {
-        if job.limits().tightens() {
-            let (to_control, watched) = (self.shared.to_control.clone(), Arc::downgrade(job));
-            job.events.on_first_token(move || drop(to_control.send(Report::Watch(watched))));
-        }
+    /// Ends in order: from now on neither leases nor requests are taken, except requests of those who have a lease; what
+    /// is waiting or running finishes, leases are given back, and then the supervisor stops. What is left after `timeout`
+    /// is ended with `Draining`, and the supervisor stops then; `None` waits without limit.
+    ///
+    /// Returns when it is stopped, in every call the same; of several calls the earliest deadline counts. While it
+    /// waits, the state is `Draining`.
+    ///
+    /// # Errors
+    /// `Unsupported` on one of llamapen's own threads, where a waker or a log subscriber is called: it would wait for itself.
+    pub fn drain(&self, timeout: Option<Duration>) -> Result<DrainReport> {
+        self.shared.drain(timeout)
     }
 
     /// The engine it runs.
@@ -151,7 +122,7 @@ impl Supervisor {
     /// Ends all requests with `Draining`, stops all threads and frees the model. Returns when that is done. Idempotent.
     pub fn stop(&self) -> Result<()> {
         self.shared.check_process()?;
-        self.shared.stop();
+        self.shared.stop(Stop::Asked);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 mod order;
 
+use super::gate::Entry;
 use super::health::QueueDepths;
 use crate::config::QueueFullPolicy;
 use crate::job::Job;
@@ -23,7 +24,7 @@ pub(crate) struct Queue {
 
 struct Inner {
     waiting: Order<(Arc<Job>, u32)>,
-    open: bool,
+    entry: Entry,
 }
 
 /// What a worker got from the queue.
@@ -36,21 +37,24 @@ pub(crate) enum Popped {
 
 pub(crate) enum PushError {
     Full(usize),
+    Draining,
     Closed,
 }
 
 impl Queue {
     pub(crate) fn new(capacity: u32, when_full: QueueFullPolicy) -> Self {
         let capacity = capacity as usize;
-        let inner = Inner { waiting: Order::new(capacity), open: true };
+        let inner = Inner { waiting: Order::new(capacity), entry: Entry::Open };
         Self { capacity, when_full, inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
-    /// Gives the request that was dropped for it, if one was: the caller ends it, outside the lock.
-    pub(crate) fn push(&self, job: Arc<Job>) -> Result<Option<Arc<Job>>, PushError> {
+    /// `leased`: it may come in while it drains. Gives the request that was dropped for it, if one was: the caller ends it, outside the lock.
+    pub(crate) fn push(&self, job: Arc<Job>, leased: bool) -> Result<Option<Arc<Job>>, PushError> {
         let mut inner = self.inner.lock();
-        if !inner.open {
-            return Err(PushError::Closed);
+        match inner.entry {
+            Entry::Closed => return Err(PushError::Closed),
+            Entry::Draining if !leased => return Err(PushError::Draining),
+            Entry::Open | Entry::Draining => {}
         }
         let dropped = inner.waiting.make_room(self.when_full).map_err(|order::Full| PushError::Full(self.capacity))?;
         let priority = job.request.priority;
@@ -66,7 +70,7 @@ impl Queue {
         let deadline = Instant::now() + timeout;
         let mut inner = self.inner.lock();
         loop {
-            if !inner.open {
+            if inner.entry == Entry::Closed {
                 return Popped::Closed;
             }
             if let Some((job, position)) = inner.waiting.pop() {
@@ -87,10 +91,16 @@ impl Queue {
         QueueDepths { interactive, batch }
     }
 
+    /// From now on takes only what has a lease.
+    pub(crate) fn drain(&self) {
+        let mut inner = self.inner.lock();
+        inner.entry = inner.entry.max(Entry::Draining);
+    }
+
     /// Takes nothing more and wakes every worker. Returns what was waiting.
     pub(crate) fn close(&self) -> Vec<Arc<Job>> {
         let mut inner = self.inner.lock();
-        inner.open = false;
+        inner.entry = Entry::Closed;
         self.changed.notify_all();
         inner.waiting.drain().map(|(job, _)| job).collect()
     }
@@ -111,10 +121,10 @@ mod tests {
     fn first_in_first_out_bounded_and_a_cancelled_job_gives_its_place_back() {
         let queue = Arc::new(Queue::new(2, QueueFullPolicy::Reject));
         let (a, b, c) = (job(&queue, 1), job(&queue, 2), job(&queue, 3));
-        assert!(queue.push(a.clone()).is_ok() && queue.push(b).is_ok());
-        assert!(matches!(queue.push(c.clone()), Err(PushError::Full(2))));
+        assert!(queue.push(a.clone(), false).is_ok() && queue.push(b, false).is_ok());
+        assert!(matches!(queue.push(c.clone(), false), Err(PushError::Full(2))));
         a.cancel().unwrap();
-        assert!(queue.push(c).is_ok());
+        assert!(queue.push(c, false).is_ok());
         let ids: Vec<_> = std::iter::from_fn(|| match queue.pop(Duration::ZERO) {
             Popped::Job(job, _) => Some(job.id),
             _ => None,
@@ -133,6 +143,21 @@ mod tests {
         std::thread::sleep(Duration::from_millis(10));
         assert!(queue.close().is_empty());
         assert!(worker.join().unwrap());
-        assert!(matches!(queue.push(job(&queue, 1)), Err(PushError::Closed)));
+        assert!(matches!(queue.push(job(&queue, 1), true), Err(PushError::Closed)));
+    }
+
+    #[test]
+    fn while_it_drains_only_those_with_a_lease_come_in_and_what_waits_is_taken() {
+        let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
+        assert!(queue.push(job(&queue, 1), false).is_ok());
+        queue.drain();
+        assert!(matches!(queue.push(job(&queue, 2), false), Err(PushError::Draining)));
+        assert!(queue.push(job(&queue, 3), true).is_ok());
+        for id in [1, 3] {
+            assert!(matches!(queue.pop(Duration::ZERO), Popped::Job(job, _) if job.id == id));
+        }
+        queue.close();
+        queue.drain();
+        assert!(matches!(queue.push(job(&queue, 4), true), Err(PushError::Closed)), "it stays closed");
     }
 }

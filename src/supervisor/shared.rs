@@ -1,6 +1,8 @@
 //! What the owner's handle, the control thread and the workers share.
 
 use super::control::Report;
+use super::drain::{Began, DrainReport};
+use super::gate::{Entry, Gate};
 use super::health::{Health, State, WorkerHealth};
 use super::queue::Queue;
 use crate::config::SupervisorConfig;
@@ -16,13 +18,22 @@ use crate::telemetry::Telemetry;
 use crate::worker::WorkerState;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Why requests end with `Draining`.
 pub(super) const STOPPED: &str = "the supervisor was stopped";
+
+/// Why it stops.
+#[derive(Clone, Copy)]
+pub(super) enum Stop {
+    /// By its owner, or because the process ends.
+    Asked,
+    /// After a drain; what is left did not end by itself.
+    Drained,
+}
 
 /// The control loop turns twice a second; a process that was starved of its cores may be late.
 const LIVE_LIMIT: Duration = Duration::from_secs(10);
@@ -36,6 +47,9 @@ pub(super) struct Shared {
     pub reports: Receiver<Report>,
     pub control: Mutex<Option<JoinHandle<()>>>,
     pub telemetry: Arc<Telemetry>,
+    pub gate: Gate,
+    pub drain_began: OnceLock<Began>,
+    pub drained: OnceLock<DrainReport>,
     stopping: AtomicBool,
     load_cancelled: AtomicBool,
     load_progress: AtomicU32,
@@ -69,6 +83,9 @@ impl Shared {
             queue: Arc::new(Queue::new(config.queue_capacity, config.queue_full)),
             workers: telemetry.workers.iter().map(|counters| Arc::new(WorkerState::new(counters.clone()))).collect(),
             telemetry,
+            gate: Gate::new(),
+            drain_began: OnceLock::new(),
+            drained: OnceLock::new(),
             prepared: Arc::new(prepared),
             config,
             to_control,
@@ -175,7 +192,9 @@ impl Shared {
             Stage::Running => self.ready_workers(),
             _ => 0,
         };
+        let (entry, leases) = self.gate.look();
         let state = match stage {
+            Stage::Starting | Stage::Running if entry == Entry::Draining => State::Draining,
             Stage::Starting => State::Starting,
             Stage::Failed(..) => State::Failed,
             Stage::Stopped => State::Stopped,
@@ -191,6 +210,7 @@ impl Shared {
             load_progress: f32::from_bits(self.load_progress.load(Ordering::Relaxed)),
             queue_depth: queued.total(),
             queue_depth_by_priority: queued,
+            leases,
             workers: self.workers.iter().map(|w| self.worker_health(w)).collect(),
             last_error_status,
             last_error,
@@ -214,14 +234,19 @@ impl Shared {
 
     /// Takes no more requests and ends the waiting ones.
     pub(super) fn close_queue(&self, status: Status, message: &str) {
+        self.gate.narrow(Entry::Closed);
         fail_all(self.queue.close(), status, message);
     }
 
-    pub(super) fn stop(&self) {
+    pub(super) fn stop(&self, why: Stop) {
+        let message = match why {
+            Stop::Asked => STOPPED,
+            Stop::Drained => "the supervisor was drained, and this had not ended by the deadline",
+        };
         self.stopping.store(true, Ordering::Release);
-        self.close_queue(Status::Draining, STOPPED);
+        self.close_queue(Status::Draining, message);
         for worker in &self.workers {
-            fail_all(worker.take_jobs(), Status::Draining, STOPPED);
+            fail_all(worker.take_jobs(), Status::Draining, message);
             worker.abort();
         }
         let _ = self.to_control.send(Report::Stop);

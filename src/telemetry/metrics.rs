@@ -34,6 +34,8 @@ pub struct Metrics {
     pub queue_depth: u64,
     /// The same by their priority.
     pub queue_depth_by_priority: QueueDepths,
+    /// Leases that were not given back yet.
+    pub leases: u64,
     /// Bytes of GPU memory in use: 0 where no GPU computes, `None` where it is not known.
     pub vram_used_bytes: Option<u64>,
     /// What went wrong last.
@@ -126,6 +128,7 @@ impl Metrics {
             },
             queue_depth: health.queue_depth as u64,
             queue_depth_by_priority: health.queue_depth_by_priority,
+            leases: health.leases as u64,
             vram_used_bytes: telemetry.vram_used_bytes(),
             workers: workers
                 .map(|((health, counters), worker)| WorkerMetrics::new(worker, identity.slots, health, counters))

@@ -40,6 +40,7 @@ fn of_pool(text: &mut Text, metrics: &Metrics) {
     for (priority, depth) in [("interactive", by_priority.interactive), ("batch", by_priority.batch)] {
         text.sample("queue_depth_by_priority", &[("priority", priority.to_owned())], depth);
     }
+    text.one("leases", GAUGE, "Leases that were not given back yet.", metrics.leases);
     text.one("uptime_ms", GAUGE, "Milliseconds since the supervisor was started.", metrics.uptime_ms);
     if let Some(ms) = metrics.load_ms {
         text.one("load_ms", GAUGE, "Milliseconds that loading the model took.", ms);
