@@ -539,7 +539,8 @@ int32_t llamapen_preflight(const char *config,
  * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "queue_full" ("reject"; or
  * "drop_oldest_batch": the batch request that has waited longest ends with QUEUE_FULL_DROP_LRU, if one waits),
  * "max_restarts" (10) within "restart_window_ms" (60000), "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams
- * wait for a piece of another request's prompt. Unknown keys are refused by name.
+ * wait for a piece of another request's prompt, "handoff_dir" (an existing directory for a file that says what is ready, see
+ * llamapen_supervisor_handoff_json). Unknown keys are refused by name.
  * Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
  */
 int32_t llamapen_supervisor_start(const struct llamapen_engine *engine,
@@ -587,6 +588,17 @@ int32_t llamapen_supervisor_metrics_json(const struct llamapen_supervisor *super
  */
 int32_t llamapen_supervisor_metrics_text(const struct llamapen_supervisor *supervisor,
                                          char **text,
+                                         struct llamapen_error **error);
+
+/**
+ * What is ready, for those who are to bind to it, as JSON: "schema" (1), "pool_id", "replica_id", "pid", versions, digests,
+ * "model_id", "model_files", "device_mask", "workers", "slots", "flags", "worker" and "ready_at_ms" (since 1970). Made when a
+ * worker becomes ready, before llamapen_supervisor_wait_ready returns; NULL until then, and once the supervisor was stopped
+ * or gave up. With "handoff_dir" in the configuration, the same lies there in llamapen-POOL-REPLICA.json as long, written
+ * whole or not at all. After a kill it stays, with a pid that is gone. Freed with llamapen_string_free.
+ */
+int32_t llamapen_supervisor_handoff_json(const struct llamapen_supervisor *supervisor,
+                                         char **json,
                                          struct llamapen_error **error);
 
 /**

@@ -83,7 +83,7 @@ pub use prepare::{
 pub use request::{Fault, Message, Priority, Request};
 pub use status::Status;
 pub use stream::{Canceller, Completion, TokenStream};
-pub use supervisor::{DrainReport, Health, Lease, QueueDepths, State, Supervisor, WorkerHealth};
+pub use supervisor::{DrainReport, HandoffRecord, Health, Lease, QueueDepths, State, Supervisor, WorkerHealth};
 pub use telemetry::{Histogram, Metrics, RequestCounts, RunRecord, WorkerMetrics};
 
 /// The real model that unit tests run: `LLAMAPEN_TEST_MODEL`, which `make test` sets.

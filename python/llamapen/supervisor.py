@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import json
 import math
+import os
 import weakref
 from types import TracebackType
 from typing import Any, Dict, Optional, Sequence, Type
 
-from ._library import Handle, call, call_text, create, encode
+from ._library import Handle, call, call_text, call_text_if_any, create, encode
 from ._wait import in_thread, wait
 from .engine import PreparedEngine
 from .errors import LlamapenError, PoolUnavailable
@@ -30,7 +31,9 @@ class Supervisor:
         ``drop_oldest_batch``: the batch request that has waited longest ends with `QueueFullDropLru`, if one waits),
         ``max_restarts`` (of workers, default 10) within ``restart_window_ms`` (60000), ``stall_limit_ms`` (30000),
         ``max_stall_ms``: longest time that running streams wait for a piece of another request's prompt (10 to 60000;
-        100)."""
+        100), ``handoff_dir`` (an existing directory for a file that says what is ready, see `handoff`)."""
+        if config.get("handoff_dir") is not None:
+            config["handoff_dir"] = os.fspath(config["handoff_dir"])
         options = encode(config)
         pointer = engine._handle.pointer
         self._handle: Optional[Handle] = create(
@@ -67,6 +70,17 @@ class Supervisor:
         error, it has the status only."""
         handle = self._open()
         return call_text("llamapen_supervisor_metrics_text", handle.pointer)
+
+    def handoff(self) -> Optional[Dict[str, Any]]:
+        """What is ready, for those who are to bind to it: ``pool_id``, ``replica_id``, ``pid``, versions, digests,
+        ``model_id``, ``model_files``, ``device_mask``, ``workers``, ``slots``, ``flags``, ``worker`` and ``ready_at_ms``
+        (since 1970). ``None`` until a worker is ready, and once the supervisor was stopped or gave up.
+
+        With ``handoff_dir``, the same lies there in ``llamapen-POOL-REPLICA.json`` as long, written whole or not at all.
+        After a kill it stays, with a ``pid`` that is gone."""
+        handle = self._open()
+        record = call_text_if_any("llamapen_supervisor_handoff_json", handle.pointer)
+        return None if record is None else json.loads(record)
 
     def cancel_load(self) -> None:
         """Gives up loading, if it is not done yet."""

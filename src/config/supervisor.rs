@@ -3,6 +3,7 @@
 use super::{from_json, in_range};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How to run it: queue, restarts, limits, and how long a prefill may hold up its neighbours. Only `max_stall_ms` touches
@@ -25,6 +26,11 @@ pub struct SupervisorConfig {
     /// one decode of their own. Each worker with several slots measures at its start how large pieces may be, and uses
     /// that size for every prompt. Smaller stalls less and prefills slower. Default: 100.
     pub max_stall_ms: u64,
+    /// An existing directory in which a file says what is ready (see [`HandoffRecord`](crate::HandoffRecord)), from when a
+    /// worker is until the supervisor stops or gives up: `llamapen-POOL-REPLICA.json`, written whole or not at all. On a
+    /// local disk: the supervisor waits for it. After a kill it stays, with a `pid` that is gone. Default: no file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handoff_dir: Option<PathBuf>,
 }
 
 /// What happens to a request that comes when the queue is full.
@@ -49,6 +55,7 @@ impl Default for SupervisorConfig {
             restart_window_ms: 60_000,
             stall_limit_ms: 30_000,
             max_stall_ms: 100,
+            handoff_dir: None,
         }
     }
 }
@@ -85,6 +92,13 @@ impl SupervisorConfig {
     #[must_use]
     pub fn with_max_stall(mut self, limit: Duration) -> Self {
         self.max_stall_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// Sets [`handoff_dir`](Self::handoff_dir).
+    #[must_use]
+    pub fn with_handoff_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.handoff_dir = Some(dir.into());
         self
     }
 

@@ -1,6 +1,6 @@
 //! Supervisors.
 
-use super::border::{free, give, give_text, guard, object, text, timeout, without_nul};
+use super::border::{free, give, give_text, give_text_if_any, guard, object, text, timeout, without_nul};
 use super::engine::llamapen_engine;
 use super::error::llamapen_error;
 use super::request::llamapen_request;
@@ -21,7 +21,8 @@ pub struct llamapen_supervisor {
 /// config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "queue_full" ("reject"; or
 /// "drop_oldest_batch": the batch request that has waited longest ends with QUEUE_FULL_DROP_LRU, if one waits),
 /// "max_restarts" (10) within "restart_window_ms" (60000), "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams
-/// wait for a piece of another request's prompt. Unknown keys are refused by name.
+/// wait for a piece of another request's prompt, "handoff_dir" (an existing directory for a file that says what is ready, see
+/// llamapen_supervisor_handoff_json). Unknown keys are refused by name.
 /// Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_start(
@@ -129,6 +130,26 @@ pub unsafe extern "C" fn llamapen_supervisor_metrics_text(
     };
     // SAFETY: NULL or may be written to, as the header demands.
     unsafe { guard(error, || give_text("text", text, make)) }
+}
+
+/// What is ready, for those who are to bind to it, as JSON: "schema" (1), "pool_id", "replica_id", "pid", versions, digests,
+/// "model_id", "model_files", "device_mask", "workers", "slots", "flags", "worker" and "ready_at_ms" (since 1970). Made when a
+/// worker becomes ready, before llamapen_supervisor_wait_ready returns; NULL until then, and once the supervisor was stopped
+/// or gave up. With "handoff_dir" in the configuration, the same lies there in llamapen-POOL-REPLICA.json as long, written
+/// whole or not at all. After a kill it stays, with a pid that is gone. Freed with llamapen_string_free.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_handoff_json(
+    supervisor: *const llamapen_supervisor,
+    json: *mut *mut c_char,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let make = || {
+        // SAFETY: NULL or live, as the header demands.
+        let record = unsafe { object("supervisor", supervisor) }?.supervisor.handoff()?;
+        Ok(record.map(|record| record.to_json()))
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, || give_text_if_any("json", json, make)) }
 }
 
 /// Ends in order: from now on neither leases nor requests are taken (DRAINING), except requests of those who have a lease;

@@ -223,6 +223,7 @@ impl Control {
     fn ready(&mut self, i: usize) {
         self.was_ready = true;
         self.workers[i].failures = 0;
+        self.shared.hand_off(i);
         self.shared.workers[i].set_ready(true);
         self.shared.worker_changed();
         let (telemetry, state) = (&self.shared.telemetry, &self.shared.workers[i]);

@@ -6,6 +6,7 @@ mod deadline;
 mod drain;
 mod exit;
 mod gate;
+mod handoff;
 mod health;
 mod lease;
 mod queue;
@@ -16,6 +17,7 @@ mod submit;
 pub(crate) use crate::job::Job;
 pub(crate) use deadline::{Due, Limits};
 pub use drain::DrainReport;
+pub use handoff::HandoffRecord;
 pub use health::{Health, QueueDepths, State, WorkerHealth};
 pub use lease::Lease;
 pub(crate) use queue::{Popped, Queue};
@@ -42,11 +44,11 @@ impl Supervisor {
     ///
     /// # Errors
     /// `StaleEngine` if `engine` does not fit this build, this machine or its file any more; `InvalidParams` for a
-    /// configuration out of range; `Internal` if the system gives no thread.
+    /// configuration out of range or a `handoff_dir` that is no directory; `Internal` if the system gives no thread.
     pub fn start(engine: PreparedEngine, config: SupervisorConfig) -> Result<Self> {
         config.validate()?;
         engine.verify()?;
-        let shared = Arc::new(Shared::new(engine, config));
+        let shared = Arc::new(Shared::new(engine, config)?);
         exit::watch(&shared);
         control::start(&shared)?;
         Ok(Self { shared })
@@ -111,6 +113,13 @@ impl Supervisor {
     /// `Unsupported` on one of llamapen's own threads, where a waker or a log subscriber is called: it would wait for itself.
     pub fn drain(&self, timeout: Option<Duration>) -> Result<DrainReport> {
         self.shared.drain(timeout)
+    }
+
+    /// What is ready, for those who are to bind to it: made when a worker becomes ready, before [`wait_ready`](Self::wait_ready)
+    /// returns. `None` until then, and once it was stopped or gave up.
+    pub fn handoff(&self) -> Result<Option<HandoffRecord>> {
+        self.shared.check_process()?;
+        Ok(self.shared.handoff.record())
     }
 
     /// The engine it runs.

@@ -3,6 +3,7 @@
 use super::control::Report;
 use super::drain::{Began, DrainReport};
 use super::gate::{Entry, Gate};
+use super::handoff::Handoff;
 use super::health::{Health, State, WorkerHealth};
 use super::queue::Queue;
 use crate::config::SupervisorConfig;
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     pub control: Mutex<Option<JoinHandle<()>>>,
     pub telemetry: Arc<Telemetry>,
     pub gate: Gate,
+    pub handoff: Handoff,
     pub drain_began: OnceLock<Began>,
     pub drained: OnceLock<DrainReport>,
     stopping: AtomicBool,
@@ -76,14 +78,15 @@ pub(super) enum Stage {
 }
 
 impl Shared {
-    pub(super) fn new(prepared: PreparedEngine, config: SupervisorConfig) -> Self {
+    pub(super) fn new(prepared: PreparedEngine, config: SupervisorConfig) -> Result<Self> {
         let (to_control, reports) = crossbeam_channel::unbounded();
         let telemetry = Arc::new(Telemetry::of(&prepared));
-        Self {
+        Ok(Self {
             queue: Arc::new(Queue::new(config.queue_capacity, config.queue_full)),
             workers: telemetry.workers.iter().map(|counters| Arc::new(WorkerState::new(counters.clone()))).collect(),
             telemetry,
             gate: Gate::new(),
+            handoff: Handoff::new(&prepared, config.handoff_dir.as_deref())?,
             drain_began: OnceLock::new(),
             drained: OnceLock::new(),
             prepared: Arc::new(prepared),
@@ -99,7 +102,7 @@ impl Shared {
             turns: Heartbeat::new(),
             last_id: AtomicU64::new(0),
             process: Process::current(),
-        }
+        })
     }
 
     pub(super) fn check_process(&self) -> Result<()> {
@@ -235,6 +238,7 @@ impl Shared {
     /// Takes no more requests and ends the waiting ones.
     pub(super) fn close_queue(&self, status: Status, message: &str) {
         self.gate.narrow(Entry::Closed);
+        self.handoff.end();
         fail_all(self.queue.close(), status, message);
     }
 
