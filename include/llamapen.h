@@ -217,6 +217,13 @@ typedef struct llamapen_engine llamapen_engine;
 typedef struct llamapen_error llamapen_error;
 
 /**
+ * For a session or a connection that will submit several requests: until it is freed, a drain waits for it, up to the
+ * drain's deadline, and llamapen_lease_submit goes on being accepted meanwhile. Requests need none. It may outlive its
+ * supervisor.
+ */
+typedef struct llamapen_lease llamapen_lease;
+
+/**
  * A request and its events. Takes one consumer at a time; cancelling is allowed from any thread.
  */
 typedef struct llamapen_request llamapen_request;
@@ -564,8 +571,8 @@ int32_t llamapen_supervisor_cancel_load(const struct llamapen_supervisor *superv
                                         struct llamapen_error **error);
 
 /**
- * State, load progress (0 to 1), queue depth (also by priority), leases, workers, the last error and its status as JSON. Waits for no decode. Freed
- * with llamapen_string_free.
+ * State, load progress (0 to 1), queue depth (also by priority), leases, workers, the last error and its status as
+ * JSON. Waits for no decode. Freed with llamapen_string_free.
  */
 int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *supervisor,
                                         char **json,
@@ -667,6 +674,28 @@ int32_t llamapen_submit(const struct llamapen_supervisor *supervisor,
                         size_t request_len,
                         struct llamapen_request **handle,
                         struct llamapen_error **error);
+
+/**
+ * Takes a lease, to be given back with llamapen_lease_free.
+ * Errors: DRAINING, POOL_UNAVAILABLE (stopped, or gave up).
+ */
+int32_t llamapen_lease_acquire(const struct llamapen_supervisor *supervisor,
+                               struct llamapen_lease **lease,
+                               struct llamapen_error **error);
+
+/**
+ * As llamapen_submit, and accepted while the supervisor drains, too.
+ */
+int32_t llamapen_lease_submit(const struct llamapen_lease *lease,
+                              const char *request,
+                              size_t request_len,
+                              struct llamapen_request **handle,
+                              struct llamapen_error **error);
+
+/**
+ * Gives a lease back; before or after its supervisor is freed. NULL is fine.
+ */
+void llamapen_lease_free(struct llamapen_lease *lease);
 
 /**
  * Waits at most timeout_ms (negative: no limit) for the next event.

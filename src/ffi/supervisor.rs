@@ -77,8 +77,8 @@ pub unsafe extern "C" fn llamapen_supervisor_cancel_load(
     unsafe { guard(error, body) }
 }
 
-/// State, load progress (0 to 1), queue depth (also by priority), leases, workers, the last error and its status as JSON. Waits for no decode. Freed
-/// with llamapen_string_free.
+/// State, load progress (0 to 1), queue depth (also by priority), leases, workers, the last error and its status as
+/// JSON. Waits for no decode. Freed with llamapen_string_free.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_health_json(
     supervisor: *const llamapen_supervisor,
