@@ -217,6 +217,13 @@ typedef struct llamapen_engine llamapen_engine;
 typedef struct llamapen_error llamapen_error;
 
 /**
+ * For a session or a connection that will submit several requests: until it is freed, a drain waits for it, up to the
+ * drain's deadline, and llamapen_lease_submit goes on being accepted meanwhile. Requests need none. It may outlive its
+ * supervisor.
+ */
+typedef struct llamapen_lease llamapen_lease;
+
+/**
  * A request and its events. Takes one consumer at a time; cancelling is allowed from any thread.
  */
 typedef struct llamapen_request llamapen_request;
@@ -336,6 +343,11 @@ int32_t llamapen_error_retriable(const struct llamapen_error *error);
  * When to try again, in milliseconds from now; -1 if that is not known.
  */
 int64_t llamapen_error_retry_after_ms(const struct llamapen_error *error);
+
+/**
+ * Which rule refused a request or a lease: "queue", "context", "drain" or "state"; "" for other errors and NULL. Static.
+ */
+const char *llamapen_error_policy(const struct llamapen_error *error);
 
 /**
  * Frees an error. NULL is fine.
@@ -607,6 +619,32 @@ int32_t llamapen_supervisor_metrics_text(const struct llamapen_supervisor *super
                                          struct llamapen_error **error);
 
 /**
+ * What is ready, for those who are to bind to it, as JSON: "schema" (1), "pool_id", "replica_id", "pid", versions, digests,
+ * "model_id", "model_files", "device_mask", "workers", "slots", "flags", "worker" and "ready_at_ms" (since 1970). Made when a
+ * worker becomes ready, before llamapen_supervisor_wait_ready returns; NULL until then, and once the supervisor was stopped
+ * or gave up. With "handoff_dir" in the configuration, the same lies there in llamapen-POOL-REPLICA.json as long, written
+ * whole or not at all. After a kill it stays, with a pid that is gone. Freed with llamapen_string_free.
+ */
+int32_t llamapen_supervisor_handoff_json(const struct llamapen_supervisor *supervisor,
+                                         char **json,
+                                         struct llamapen_error **error);
+
+/**
+ * Ends in order: from now on neither leases nor requests are taken (DRAINING), except requests of those who have a lease;
+ * what waits or runs finishes, leases are given back, and then the supervisor stops. What is left after timeout_ms
+ * (negative: no limit) ends with DRAINING, and the supervisor stops then. Returns when it is stopped; health says DRAINING
+ * meanwhile. Any thread; of several calls the earliest deadline counts, and all give the same.
+ *
+ * json: NULL, or where the report goes: {"forced", "duration_ms", "leases_left", "requests_failed"}. Freed with
+ * llamapen_string_free.
+ * Errors: UNSUPPORTED (on a thread of llamapen, which would wait for itself).
+ */
+int32_t llamapen_supervisor_drain(const struct llamapen_supervisor *supervisor,
+                                  int64_t timeout_ms,
+                                  char **json,
+                                  struct llamapen_error **error);
+
+/**
  * Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.
  */
 int32_t llamapen_supervisor_stop(const struct llamapen_supervisor *supervisor,
@@ -644,16 +682,41 @@ void llamapen_supervisor_free(struct llamapen_supervisor *supervisor);
  * What is reported: "logprobs" (n of 0 to 20: the log probability of each token and of the n likeliest, from the raw
  * logits), "logits" (false), "echo" (false: the prompt's text in STARTED).
  *
+ * Queue: "priority" ("interactive"; or "batch": taken up when no interactive request waits, and once after every 8
+ * interactive ones in a row that were taken before it).
+ *
  * Limits: "timeout_ms" (from submit until the end), "first_token_timeout_ms" (from submit) and "inter_token_timeout_ms"
  * (between two tokens), 1 to 86400000, after which the request ends with FAILED: DEADLINE_UNMET if no worker had taken it
  * up, else DECODE_TIMEOUT.
- * Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
+ * Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, DRAINING, POOL_UNAVAILABLE, UNSUPPORTED.
  */
 int32_t llamapen_submit(const struct llamapen_supervisor *supervisor,
                         const char *request,
                         size_t request_len,
                         struct llamapen_request **handle,
                         struct llamapen_error **error);
+
+/**
+ * Takes a lease, to be given back with llamapen_lease_free.
+ * Errors: DRAINING, POOL_UNAVAILABLE (stopped, or gave up).
+ */
+int32_t llamapen_lease_acquire(const struct llamapen_supervisor *supervisor,
+                               struct llamapen_lease **lease,
+                               struct llamapen_error **error);
+
+/**
+ * As llamapen_submit, and accepted while the supervisor drains, too.
+ */
+int32_t llamapen_lease_submit(const struct llamapen_lease *lease,
+                              const char *request,
+                              size_t request_len,
+                              struct llamapen_request **handle,
+                              struct llamapen_error **error);
+
+/**
+ * Gives a lease back; before or after its supervisor is freed. NULL is fine.
+ */
+void llamapen_lease_free(struct llamapen_lease *lease);
 
 /**
  * Waits at most timeout_ms (negative: no limit) for the next event.

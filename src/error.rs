@@ -152,6 +152,16 @@ impl Error {
         }
     }
 
+    /// Which rule refused a request or a lease: `queue`, `context`, `drain` or `state`. `None` for other errors.
+    #[must_use]
+    pub fn policy(&self) -> Option<&'static str> {
+        match self {
+            Self::Rejected(rejected) => Some(rejected.policy),
+            Self::Unavailable(_) => Some("state"),
+            _ => None,
+        }
+    }
+
     /// When to try again, if that is known.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -169,7 +179,7 @@ impl Error {
 pub struct Rejected {
     /// Why, as a number.
     pub status: Status,
-    /// Which rule refused it: `queue`, `context` or `breaker`.
+    /// Which rule refused it: `queue`, `context`, `drain` or `breaker`.
     pub policy: &'static str,
     /// Whether the same request may be accepted later.
     pub retriable: bool,

@@ -34,7 +34,8 @@ impl Event {
 pub struct Started {
     /// Index of the worker that runs it.
     pub worker: u32,
-    /// How many requests were waiting before it when it was submitted.
+    /// How many waiting requests were to be taken before it when it was submitted, later ones of a higher
+    /// [`Priority`](crate::Priority) not counted.
     pub queue_position: u32,
     /// Tokens of the prompt, template and special tokens included.
     pub prompt_tokens: u32,

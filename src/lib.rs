@@ -68,7 +68,9 @@ mod telemetry;
 mod worker;
 
 pub use build_info::{BuildInfo, build_info};
-pub use config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, Shrink, SupervisorConfig};
+pub use config::{
+    DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, QueueFullPolicy, Shrink, SupervisorConfig,
+};
 pub use crash::{Crash, CrashReason};
 pub use error::{Error, Rejected, Result};
 pub use event::{
@@ -80,10 +82,12 @@ pub use prepare::{
     Check, CheckStatus, FileIdentity, MemoryPlan, PlacePlan, Plan, Preflight, PrepareOptions, PreparedEngine, Step,
     plan, plan_on, plan_with, preflight, preflight_on, preflight_with, prepare, prepare_on, prepare_with,
 };
-pub use request::{Fault, Message, Request};
+pub use request::{Fault, Message, Priority, Request};
 pub use status::Status;
 pub use stream::{Canceller, Completion, TokenStream};
-pub use supervisor::{BreakerState, Health, State, Supervisor, WorkerHealth};
+pub use supervisor::{
+    BreakerState, DrainReport, HandoffRecord, Health, Lease, QueueDepths, State, Supervisor, WorkerHealth,
+};
 pub use telemetry::{Histogram, Metrics, RequestCounts, RunRecord, WorkerMetrics};
 
 /// The real model that unit tests run: `LLAMAPEN_TEST_MODEL`, which `make test` sets.

@@ -1,7 +1,10 @@
 //! What a caller asks of a model: input, limits and sampling.
 
 mod logit_bias;
+mod priority;
 mod ranges;
+
+pub use priority::Priority;
 
 use crate::config::{from_json, in_range};
 use crate::error::{Error, Result};
@@ -146,6 +149,9 @@ pub struct Request {
     pub draft_max: Option<u32>,
     /// Gives every token's raw logits (one `f32` per vocabulary entry, before sampling) with it. Default: false.
     pub logits: bool,
+    /// Which class of the queue it waits in: `interactive` or `batch`. It changes when a worker takes it up, nothing else.
+    /// Default: interactive.
+    pub priority: Priority,
     /// Milliseconds from `submit` after which the request fails, 1 to 86400000: with `DeadlineUnmet` while no worker has
     /// taken it up, with `DecodeTimeout` from then on. What was generated until then was given. Default: no limit.
     pub timeout_ms: Option<u64>,
@@ -216,6 +222,7 @@ impl Default for Request {
             n_keep: 0,
             draft_max: None,
             logits: false,
+            priority: Priority::Interactive,
             timeout_ms: None,
             first_token_timeout_ms: None,
             inter_token_timeout_ms: None,
@@ -354,6 +361,13 @@ impl Request {
     #[must_use]
     pub fn with_logits(mut self, logits: bool) -> Self {
         self.logits = logits;
+        self
+    }
+
+    /// Sets [`priority`](Self::priority).
+    #[must_use]
+    pub fn with_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
         self
     }
 

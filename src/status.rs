@@ -58,7 +58,7 @@ pub enum Status {
     PoolUnavailable = 205,
     /// A limit of the request passed before a worker took it up.
     DeadlineUnmet = 206,
-    /// The pool was stopped while the request was queued or running.
+    /// The pool was stopped while the request was queued or running, or takes nothing new because it is being drained.
     Draining = 207,
     /// The model could not be loaded.
     LoadFailed = 300,
@@ -166,7 +166,7 @@ impl Status {
         }
     }
 
-    /// Whether the same request may succeed when it is sent again, unchanged.
+    /// Whether the same request may succeed when it is sent again, unchanged: later, or with `Draining` to another pool.
     #[must_use]
     pub const fn retriable(self) -> bool {
         matches!(
@@ -176,6 +176,7 @@ impl Status {
                 | Status::QueueFullDropLru
                 | Status::PoolUnready
                 | Status::DeadlineUnmet
+                | Status::Draining
                 | Status::OutOfMemory
                 | Status::DecodeTimeout
                 | Status::WorkerReset

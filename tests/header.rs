@@ -44,9 +44,20 @@ fn header_is_up_to_date() {
     };
     config.function.args = cbindgen::Layout::Auto;
     let mut builder = cbindgen::Builder::new().with_config(config);
-    for file in
-        ["info", "status", "error", "progress", "machine", "model", "config", "engine", "plan", "supervisor", "request"]
-    {
+    for file in [
+        "info",
+        "status",
+        "error",
+        "progress",
+        "machine",
+        "model",
+        "config",
+        "engine",
+        "plan",
+        "supervisor",
+        "lease",
+        "request",
+    ] {
         builder = builder.with_src(root.join(format!("src/ffi/{file}.rs")));
     }
     let mut generated = Vec::new();

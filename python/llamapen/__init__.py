@@ -24,6 +24,7 @@ from .errors import (
     DecodeTimeout,
     DeviceError,
     DigestMismatch,
+    Draining,
     Forked,
     InvalidParams,
     LlamapenError,
@@ -32,10 +33,12 @@ from .errors import (
     OutOfMemory,
     PoolUnavailable,
     QueueFull,
+    QueueFullDropLru,
     StaleEngine,
     Unsupported,
 )
 from .events import Event, Failed, Finished, Logprobs, Restarted, Started, Token, TokenLogprob
+from .lease import Lease
 from .machines import devices, machine
 from .models import digest, model_info
 from .planning import Check, Plan, Preflight, Step, plan, preflight
@@ -45,10 +48,10 @@ from .supervisor import Supervisor
 __version__ = "0.1.0"
 
 __all__ = [
-    "Busy", "Cancelled", "Check", "ContextOverflow", "DeadlineUnmet", "DecodeTimeout", "DeviceError", "DigestMismatch",
-    "Event", "Failed", "Finished", "Forked", "InvalidParams", "LlamapenError", "Logprobs", "ModelInvalid", "ModelNotFound",
+    "Busy", "Cancelled", "Check", "ContextOverflow", "DeadlineUnmet", "DecodeTimeout", "DeviceError", "DigestMismatch", "Draining",
+    "Event", "Failed", "Finished", "Forked", "InvalidParams", "Lease", "LlamapenError", "Logprobs", "ModelInvalid", "ModelNotFound",
     "OutOfMemory", "Plan",
-    "PoolUnavailable", "Preflight", "PreparedEngine", "QueueFull", "Restarted", "StaleEngine", "Started", "Step",
+    "PoolUnavailable", "Preflight", "PreparedEngine", "QueueFull", "QueueFullDropLru", "Restarted", "StaleEngine", "Started", "Step",
     "Supervisor", "Token", "TokenLogprob", "TokenStream", "Unsupported", "build_info", "config_from_flags", "devices",
     "digest", "machine", "model_info", "plan", "preflight", "prepare",
 ]

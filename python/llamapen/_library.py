@@ -63,8 +63,12 @@ _CALLS: Dict[str, List[Any]] = {
     "llamapen_supervisor_health_json": [_POINTER, _OUT],
     "llamapen_supervisor_metrics_json": [_POINTER, _OUT],
     "llamapen_supervisor_metrics_text": [_POINTER, _OUT],
+    "llamapen_supervisor_handoff_json": [_POINTER, _OUT],
+    "llamapen_supervisor_drain": [_POINTER, ctypes.c_int64, _OUT],
     "llamapen_supervisor_stop": [_POINTER],
     "llamapen_submit": [_POINTER, *_TEXT, _OUT],
+    "llamapen_lease_acquire": [_POINTER, _OUT],
+    "llamapen_lease_submit": [_POINTER, *_TEXT, _OUT],
     "llamapen_request_next": [_POINTER, ctypes.c_int64, ctypes.POINTER(CEvent)],
     "llamapen_request_cancel": [_POINTER],
     "llamapen_request_record_json": [_POINTER, _OUT],
@@ -75,9 +79,11 @@ _OTHERS = {
     "llamapen_error_message": (ctypes.c_char_p, [_POINTER]),
     "llamapen_error_retriable": (ctypes.c_int32, [_POINTER]),
     "llamapen_error_retry_after_ms": (ctypes.c_int64, [_POINTER]),
+    "llamapen_error_policy": (ctypes.c_char_p, [_POINTER]),
     "llamapen_error_free": (None, [_POINTER]),
     "llamapen_engine_free": (None, [_POINTER]),
     "llamapen_supervisor_free": (None, [_POINTER]),
+    "llamapen_lease_free": (None, [_POINTER]),
     "llamapen_request_free": (None, [_POINTER]),
 }
 
@@ -134,14 +140,16 @@ def call(name: str, *arguments: Any) -> int:
 
 
 def _take_error(status: int, error: ctypes.c_void_p) -> LlamapenError:
-    message, retriable, retry_after_ms = "", False, -1
+    message, retriable, retry_after_ms, policy = "", False, -1, None
     if error:
         message = library().llamapen_error_message(error).decode()
         retriable = bool(library().llamapen_error_retriable(error))
         retry_after_ms = library().llamapen_error_retry_after_ms(error)
+        policy = library().llamapen_error_policy(error).decode() or None
         library().llamapen_error_free(error)
     name = library().llamapen_status_name(status).decode()
-    return error_class(status)(status, name, message, retriable, None if retry_after_ms < 0 else retry_after_ms)
+    after = None if retry_after_ms < 0 else retry_after_ms
+    return error_class(status)(status, name, message, retriable, after, policy)
 
 
 def call_text(name: str, *arguments: Any) -> str:

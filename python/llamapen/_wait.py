@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
-from typing import Callable, Optional
+from typing import Any, Callable, List, Optional
 
 from ._library import TIMEOUT
 
@@ -25,3 +26,23 @@ def wait(step: Callable[[int], int], timeout: Optional[float]) -> int:
             return status
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"nothing happened within {timeout} s")
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    """Runs a call that waits as a whole in a thread of its own. Ctrl-C ends the wait for it, and it goes on."""
+    results: List[Any] = []
+    errors: List[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="llamapen-wait", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(SLICE_S)
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -18,14 +18,22 @@ class LlamapenError(Exception):
     retriable: bool
     #: When to try again, in milliseconds, if that is known.
     retry_after_ms: Optional[int]
+    #: Which rule refused a request or a lease: ``queue``, ``context``, ``drain`` or ``state``; ``None`` for other errors.
+    policy: Optional[str]
 
     def __init__(
-        self, status: int, status_name: str, message: str, retriable: bool = False, retry_after_ms: Optional[int] = None
+        self,
+        status: int,
+        status_name: str,
+        message: str,
+        retriable: bool = False,
+        retry_after_ms: Optional[int] = None,
+        policy: Optional[str] = None,
     ) -> None:
         # All of them in `args`, so that the exception can be pickled.
-        super().__init__(status, status_name, message, retriable, retry_after_ms)
+        super().__init__(status, status_name, message, retriable, retry_after_ms, policy)
         self.status, self.status_name, self.message = status, status_name, message
-        self.retriable, self.retry_after_ms = retriable, retry_after_ms
+        self.retriable, self.retry_after_ms, self.policy = retriable, retry_after_ms, policy
 
     def __str__(self) -> str:
         return f"{self.status_name}: {self.message}"
@@ -71,6 +79,10 @@ class QueueFull(LlamapenError):
     """The queue is full; try again later."""
 
 
+class QueueFullDropLru(LlamapenError):
+    """Dropped from a full queue in favour of a newer request; submit it again later."""
+
+
 class ContextOverflow(LlamapenError):
     """Prompt and ``max_tokens`` do not fit a slot's context."""
 
@@ -85,6 +97,10 @@ class DeadlineUnmet(LlamapenError):
 
 class DecodeTimeout(LlamapenError):
     """A limit of the request passed while a worker ran it."""
+
+
+class Draining(LlamapenError):
+    """The supervisor was stopped under the request, or is being drained and takes nothing new."""
 
 
 class OutOfMemory(LlamapenError):
@@ -106,9 +122,11 @@ _CLASSES: Dict[int, Type[LlamapenError]] = {
     107: StaleEngine,
     108: DigestMismatch,
     201: QueueFull,
+    202: QueueFullDropLru,
     203: ContextOverflow,
     205: PoolUnavailable,
     206: DeadlineUnmet,
+    207: Draining,
     301: OutOfMemory,
     302: DeviceError,
     303: DecodeTimeout,

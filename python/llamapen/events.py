@@ -19,7 +19,7 @@ class Started:
 
     #: Which worker, from 0.
     worker: int
-    #: Requests that were waiting before it when it was submitted.
+    #: Waiting requests that were to be taken before it when it was submitted.
     queue_position: int
     #: Tokens of the prompt, after the chat template.
     prompt_tokens: int

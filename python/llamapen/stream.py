@@ -9,7 +9,7 @@ import os
 import threading
 from typing import Any, AsyncIterator, Dict, Iterator, Optional
 
-from ._library import END, TIMEOUT, CEvent, Handle, call, call_text_if_any
+from ._library import END, TIMEOUT, CEvent, Handle, call, call_text_if_any, create, encode
 from ._wait import SLICE_S, wait
 from .errors import Busy, Forked
 from .events import Event, Failed, Finished, Token, event_from_c
@@ -100,3 +100,9 @@ class TokenStream(Iterator[Event], AsyncIterator[Event]):
     def text(self) -> str:
         """The whole generated text. Raises `LlamapenError` where the request fails."""
         return "".join(self.pieces())
+
+
+def submit(name: str, owner: Handle, request: Dict[str, Any]) -> TokenStream:
+    """Has ``name`` submit a request to ``owner``, a supervisor or a lease."""
+    encoded = encode(request)
+    return TokenStream(create(name, "llamapen_request_free", owner.pointer, encoded, len(encoded)))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
+import os
 import weakref
 from types import TracebackType
 from typing import Any, Dict, Optional, Sequence, Type
 
-from ._library import Handle, call, call_text, create, encode
-from ._wait import wait
+from ._library import Handle, call, call_text, call_text_if_any, create, encode
+from ._wait import in_thread, wait
 from .engine import PreparedEngine
 from .errors import LlamapenError, PoolUnavailable
-from .stream import TokenStream
+from .lease import Lease, acquire
+from .stream import TokenStream, submit
 
 _running: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 
@@ -24,8 +27,10 @@ class Supervisor:
     """
 
     def __init__(self, engine: PreparedEngine, **config: Any) -> None:
-        """``config``: ``queue_capacity`` (waiting requests, default 256), ``stall_limit_ms`` (30000), ``max_stall_ms``:
-        longest time that running streams wait for a piece of another request's prompt (10 to 60000; 100).
+        """``config``: ``queue_capacity`` (waiting requests, default 256), ``queue_full`` (``reject``, or
+        ``drop_oldest_batch``: the batch request that has waited longest ends with `QueueFullDropLru`, if one waits),
+        ``stall_limit_ms`` (30000), ``max_stall_ms``: longest time that running streams wait for a piece of another request's
+        prompt (10 to 60000; 100), ``handoff_dir`` (an existing directory for a file that says what is ready, see `handoff`).
 
         Restarts of workers that failed, times in milliseconds: the first one of a worker that had been ready is immediate,
         the next waits ``backoff_initial_ms`` (1000), each further one twice as long up to ``backoff_max_ms`` (60000), give
@@ -36,6 +41,8 @@ class Supervisor:
         ``breaker_stable_ms`` (60000), its breaker closes; failing before, it opens for twice as long, up to
         ``breaker_open_max_ms`` (3600000). While all workers are out of service that way, the state is CIRCUIT_OPEN and
         requests are refused with a retriable `PoolUnavailable`."""
+        if config.get("handoff_dir") is not None:
+            config["handoff_dir"] = os.fspath(config["handoff_dir"])
         options = encode(config)
         pointer = engine._handle.pointer
         self._handle: Optional[Handle] = create(
@@ -53,8 +60,9 @@ class Supervisor:
         wait(lambda ms: call("llamapen_supervisor_wait_ready", handle.pointer, ms), timeout)
 
     def health(self) -> Dict[str, Any]:
-        """``state`` (STARTING, READY, DEGRADED, BACKOFF, CIRCUIT_OPEN, FAILED, STOPPED), ``live``, ``ready``,
-        ``load_progress`` (0 to 1), ``queue_depth``, ``workers``, ``last_error``, ``last_error_status``.
+        """``state`` (STARTING, READY, DEGRADED, BACKOFF, CIRCUIT_OPEN, DRAINING, FAILED, STOPPED), ``live``, ``ready``,
+        ``load_progress`` (0 to 1), ``queue_depth``,
+        ``queue_depth_by_priority``, ``leases``, ``workers``, ``last_error``, ``last_error_status``.
 
         Of each worker among others ``breaker`` (CLOSED, OPEN, HALF_OPEN: on trial) and ``last_crash``: ``None``, or
         ``reason`` (PANIC, CPP_EXCEPTION, HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), ``message`` and
@@ -65,7 +73,8 @@ class Supervisor:
 
     def metrics(self) -> Dict[str, Any]:
         """What was counted since the start: ``requests`` (``accepted_total``, ``rejected_total`` and ``failed_total`` by
-        status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``, ``load_ms``, ``vram_used_bytes`` (0
+        status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``,
+        ``queue_depth_by_priority``, ``leases``, ``load_ms``, ``vram_used_bytes`` (0
         where no GPU computes), ``last_error``, ``last_error_status``, and per worker tokens, slots, restarts, crashes by
         reason, memory and histograms."""
         handle = self._open()
@@ -77,6 +86,17 @@ class Supervisor:
         error, it has the status only."""
         handle = self._open()
         return call_text("llamapen_supervisor_metrics_text", handle.pointer)
+
+    def handoff(self) -> Optional[Dict[str, Any]]:
+        """What is ready, for those who are to bind to it: ``pool_id``, ``replica_id``, ``pid``, versions, digests,
+        ``model_id``, ``model_files``, ``device_mask``, ``workers``, ``slots``, ``flags``, ``worker`` and ``ready_at_ms``
+        (since 1970). ``None`` until a worker is ready, and once the supervisor was stopped or gave up.
+
+        With ``handoff_dir``, the same lies there in ``llamapen-POOL-REPLICA.json`` as long, written whole or not at all.
+        After a kill it stays, with a ``pid`` that is gone."""
+        handle = self._open()
+        record = call_text_if_any("llamapen_supervisor_handoff_json", handle.pointer)
+        return None if record is None else json.loads(record)
 
     def cancel_load(self) -> None:
         """Gives up loading, if it is not done yet."""
@@ -120,6 +140,9 @@ class Supervisor:
         Of what is reported: ``logprobs`` (of each token and of this many likeliest, 0 to 20), ``logits`` (false), ``echo``
         (false: the prompt's text in `Started`).
 
+        Of the queue: ``priority`` (``interactive``; ``batch`` is taken up when no interactive request waits, and once after
+        every 8 interactive ones in a row that were taken before it).
+
         Limits in milliseconds: ``timeout_ms`` (in all), ``first_token_timeout_ms`` (both from now on),
         ``inter_token_timeout_ms`` (between two tokens); past one the stream ends with `Failed`: `DeadlineUnmet` if no
         worker had taken the request up, else `DecodeTimeout`.
@@ -127,8 +150,30 @@ class Supervisor:
         Raises `LlamapenError` where the request is refused: `InvalidParams`, `QueueFull`, `ContextOverflow`...
         """
         handle = self._open()
-        request = encode({"prompt": prompt, "messages": messages, "tokens": tokens, **params})
-        return TokenStream(create("llamapen_submit", "llamapen_request_free", handle.pointer, request, len(request)))
+        return submit("llamapen_submit", handle, {"prompt": prompt, "messages": messages, "tokens": tokens, **params})
+
+    def lease(self) -> Lease:
+        """A lease, for a session that will submit several requests: until it is given back, `drain` waits for it.
+
+        Raises `Draining` while the supervisor drains, `PoolUnavailable` once it is stopped.
+        """
+        return acquire(self._open())
+
+    def drain(self, timeout: Optional[float] = None) -> Dict[str, Any]:
+        """Ends in order: from now on neither leases nor requests are taken (`Draining`), except requests of those who have
+        a lease; what waits or runs finishes, leases are given back, and then the supervisor stops. What is left after
+        ``timeout`` seconds (``None``: no limit) ends with `Draining`, and the supervisor stops then.
+
+        Returns when it is stopped: ``forced``, ``duration_ms``, ``leases_left``, ``requests_failed``. Other threads run
+        meanwhile; in a coroutine, ``await asyncio.to_thread(supervisor.drain, timeout)``. Ctrl-C ends the waiting, not the
+        drain. Of several calls the earliest deadline counts, and all return the same.
+        """
+        handle = self._open()
+        ms = -1 if timeout is None else max(0, math.ceil(min(timeout, 1e9) * 1000))
+        report: Dict[str, Any] = json.loads(
+            in_thread(lambda: call_text("llamapen_supervisor_drain", handle.pointer, ms))
+        )
+        return report
 
     def stop(self) -> None:
         """Ends all requests (`Failed`, DRAINING) and all threads; returns when they are gone. May be repeated."""
@@ -153,7 +198,7 @@ class Supervisor:
         # Callers keep what they get in a variable: it keeps the supervisor from being freed under them.
         handle = self._handle
         if handle is None:
-            raise PoolUnavailable(205, "POOL_UNAVAILABLE", "the supervisor is closed")
+            raise PoolUnavailable(205, "POOL_UNAVAILABLE", "the supervisor is closed", policy="state")
         return handle
 
 

@@ -3,6 +3,7 @@
 use super::{from_json, in_ms, in_range};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How to run it: queue, restarts, limits, and how long a prefill may hold up its neighbours. Only `max_stall_ms` touches
@@ -11,8 +12,10 @@ use std::time::Duration;
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct SupervisorConfig {
-    /// Requests that may wait, 1 to 65536. One more is refused with `QUEUE_FULL`. Default: 256.
+    /// Requests that may wait, 1 to 65536. Default: 256.
     pub queue_capacity: u32,
+    /// What happens to one more. Default: it is refused with `QUEUE_FULL`.
+    pub queue_full: QueueFullPolicy,
     /// Restarts within any `restart_window_ms`, over all workers, 1 to 1000000. A worker that would need one more has its
     /// circuit breaker opened. Default: 10.
     pub max_restarts: u32,
@@ -47,12 +50,31 @@ pub struct SupervisorConfig {
     /// one decode of their own. Each worker with several slots measures at its start how large pieces may be, and uses
     /// that size for every prompt. Smaller stalls less and prefills slower. Default: 100.
     pub max_stall_ms: u64,
+    /// An existing directory in which a file says what is ready (see [`HandoffRecord`](crate::HandoffRecord)), from when a
+    /// worker is until the supervisor stops or gives up: `llamapen-POOL-REPLICA.json`, written whole or not at all. On a
+    /// local disk: the supervisor waits for it. After a kill it stays, with a `pid` that is gone. Default: no file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handoff_dir: Option<PathBuf>,
+}
+
+/// What happens to a request that comes when the queue is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum QueueFullPolicy {
+    /// It is refused with `QUEUE_FULL`.
+    #[default]
+    Reject,
+    /// The batch request that has waited longest ends with `QUEUE_FULL_DROP_LRU`, and the new one takes a place, of
+    /// whatever [`Priority`](crate::Priority) it is. Where no batch request waits, the new one is refused.
+    DropOldestBatch,
 }
 
 impl Default for SupervisorConfig {
     fn default() -> Self {
         Self {
             queue_capacity: 256,
+            queue_full: QueueFullPolicy::Reject,
             max_restarts: 10,
             restart_window_ms: 60_000,
             backoff_initial_ms: 1_000,
@@ -66,6 +88,7 @@ impl Default for SupervisorConfig {
             breaker_stable_ms: 60_000,
             stall_limit_ms: 30_000,
             max_stall_ms: 100,
+            handoff_dir: None,
         }
     }
 }
@@ -83,10 +106,24 @@ impl SupervisorConfig {
         self
     }
 
+    /// Sets [`queue_full`](Self::queue_full).
+    #[must_use]
+    pub fn with_queue_full(mut self, policy: QueueFullPolicy) -> Self {
+        self.queue_full = policy;
+        self
+    }
+
     /// Sets [`max_stall_ms`](Self::max_stall_ms).
     #[must_use]
     pub fn with_max_stall(mut self, limit: Duration) -> Self {
         self.max_stall_ms = in_ms(limit);
+        self
+    }
+
+    /// Sets [`handoff_dir`](Self::handoff_dir).
+    #[must_use]
+    pub fn with_handoff_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.handoff_dir = Some(dir.into());
         self
     }
 

@@ -1,6 +1,6 @@
 //! Supervisors.
 
-use super::border::{free, give, give_text, guard, object, text, timeout, without_nul};
+use super::border::{free, give, give_text, give_text_if_any, guard, object, text, timeout, without_nul};
 use super::engine::llamapen_engine;
 use super::error::llamapen_error;
 use super::request::llamapen_request;
@@ -13,14 +13,16 @@ use std::ffi::c_char;
 /// Runs one prepared engine: loads, decodes, restarts. May be used by several threads at a time.
 #[allow(non_camel_case_types)]
 pub struct llamapen_supervisor {
-    supervisor: Supervisor,
+    pub(super) supervisor: Supervisor,
 }
 
 /// Starts to load the model and returns at once. Requests may be submitted right away.
 ///
-/// config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "stall_limit_ms" (30000), "max_stall_ms"
-/// (100): longest time, 10 to 60000, that running streams wait for a piece of another request's prompt. Unknown keys are
-/// refused by name.
+/// config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "queue_full" ("reject"; or
+/// "drop_oldest_batch": the batch request that has waited longest ends with QUEUE_FULL_DROP_LRU, if one waits),
+/// "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams wait for a piece of
+/// another request's prompt, "handoff_dir" (an existing directory for a file that says what is ready, see
+/// llamapen_supervisor_handoff_json). Unknown keys are refused by name.
 ///
 /// Restarts of workers that failed, times in milliseconds: the first one of a worker that had been ready is immediate, the
 /// next waits "backoff_initial_ms" (1000), each further one twice as long up to "backoff_max_ms" (60000), give or take
@@ -103,11 +105,12 @@ pub unsafe extern "C" fn llamapen_supervisor_reset_breaker(
     unsafe { guard(error, body) }
 }
 
-/// State, load progress (0 to 1), queue depth, workers, the last error and its status as JSON. Waits for no decode. Freed
-/// with llamapen_string_free.
+/// State, load progress (0 to 1), queue depth (also by priority), leases, workers, the last error and its status as
+/// JSON. Waits for no decode. Freed with llamapen_string_free.
 ///
 /// "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
-/// is, all failed too often and are left alone for a while), FAILED (the first start did), STOPPED. Of each worker among
+/// is, all failed too often and are left alone for a while), DRAINING,
+/// FAILED (the first start did), STOPPED. Of each worker among
 /// others "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION,
 /// HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), "message", "at_ms" since the start}.
 #[unsafe(no_mangle)]
@@ -126,7 +129,8 @@ pub unsafe extern "C" fn llamapen_supervisor_health_json(
 }
 
 /// What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
-/// "finished_total" by reason, "cancelled_total"), "queue_depth", "load_ms", "vram_used_bytes" (0 where no GPU computes),
+/// "finished_total" by reason, "cancelled_total"), "queue_depth", "queue_depth_by_priority",
+/// "leases", "load_ms", "vram_used_bytes" (0 where no GPU computes),
 /// "last_error" and "last_error_status", and per worker tokens, slots, restarts, crashes by reason, memory and histograms of
 /// times and batch sizes. Waits for no decode. Freed with llamapen_string_free.
 #[unsafe(no_mangle)]
@@ -160,6 +164,55 @@ pub unsafe extern "C" fn llamapen_supervisor_metrics_text(
     };
     // SAFETY: NULL or may be written to, as the header demands.
     unsafe { guard(error, || give_text("text", text, make)) }
+}
+
+/// What is ready, for those who are to bind to it, as JSON: "schema" (1), "pool_id", "replica_id", "pid", versions, digests,
+/// "model_id", "model_files", "device_mask", "workers", "slots", "flags", "worker" and "ready_at_ms" (since 1970). Made when a
+/// worker becomes ready, before llamapen_supervisor_wait_ready returns; NULL until then, and once the supervisor was stopped
+/// or gave up. With "handoff_dir" in the configuration, the same lies there in llamapen-POOL-REPLICA.json as long, written
+/// whole or not at all. After a kill it stays, with a pid that is gone. Freed with llamapen_string_free.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_handoff_json(
+    supervisor: *const llamapen_supervisor,
+    json: *mut *mut c_char,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let make = || {
+        // SAFETY: NULL or live, as the header demands.
+        let record = unsafe { object("supervisor", supervisor) }?.supervisor.handoff()?;
+        Ok(record.map(|record| record.to_json()))
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, || give_text_if_any("json", json, make)) }
+}
+
+/// Ends in order: from now on neither leases nor requests are taken (DRAINING), except requests of those who have a lease;
+/// what waits or runs finishes, leases are given back, and then the supervisor stops. What is left after timeout_ms
+/// (negative: no limit) ends with DRAINING, and the supervisor stops then. Returns when it is stopped; health says DRAINING
+/// meanwhile. Any thread; of several calls the earliest deadline counts, and all give the same.
+///
+/// json: NULL, or where the report goes: {"forced", "duration_ms", "leases_left", "requests_failed"}. Freed with
+/// llamapen_string_free.
+/// Errors: UNSUPPORTED (on a thread of llamapen, which would wait for itself).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_drain(
+    supervisor: *const llamapen_supervisor,
+    timeout_ms: i64,
+    json: *mut *mut c_char,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let drain = || {
+        // SAFETY: NULL or live, as the header demands.
+        let report = unsafe { object("supervisor", supervisor) }?.supervisor.drain(timeout(timeout_ms))?;
+        Ok(serde_json::to_string(&report).expect("plain data"))
+    };
+    let body = || match json.is_null() {
+        true => drain().map(|_| LLAMAPEN_STATUS_OK),
+        // SAFETY: not NULL, and may be written to, as the header demands.
+        false => unsafe { give_text("json", json, drain) },
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, body) }
 }
 
 /// Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.
@@ -210,10 +263,13 @@ pub unsafe extern "C" fn llamapen_supervisor_free(supervisor: *mut llamapen_supe
 /// What is reported: "logprobs" (n of 0 to 20: the log probability of each token and of the n likeliest, from the raw
 /// logits), "logits" (false), "echo" (false: the prompt's text in STARTED).
 ///
+/// Queue: "priority" ("interactive"; or "batch": taken up when no interactive request waits, and once after every 8
+/// interactive ones in a row that were taken before it).
+///
 /// Limits: "timeout_ms" (from submit until the end), "first_token_timeout_ms" (from submit) and "inter_token_timeout_ms"
 /// (between two tokens), 1 to 86400000, after which the request ends with FAILED: DEADLINE_UNMET if no worker had taken it
 /// up, else DECODE_TIMEOUT.
-/// Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, POOL_UNAVAILABLE, UNSUPPORTED.
+/// Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, DRAINING, POOL_UNAVAILABLE, UNSUPPORTED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_submit(
     supervisor: *const llamapen_supervisor,

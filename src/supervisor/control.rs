@@ -222,6 +222,7 @@ impl Control {
     fn ready(&mut self, i: usize) {
         self.was_ready = true;
         self.policy.ready(i, Instant::now());
+        self.shared.hand_off(i);
         // Before it shows as ready: who waited for that may submit.
         self.publish();
         self.shared.workers[i].set_ready(true);

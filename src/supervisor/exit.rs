@@ -1,6 +1,6 @@
 //! Stopping at process exit: workers must not decode while native statics are being destroyed.
 
-use super::shared::Shared;
+use super::shared::{Shared, Stop};
 use crate::isolation::thread;
 use parking_lot::Mutex;
 use std::sync::{Arc, Once, Weak};
@@ -25,7 +25,7 @@ extern "C" fn stop_all() {
     for shared in supervisors.iter().filter_map(Weak::upgrade) {
         if shared.check_process().is_ok() {
             // Nothing may unwind into C.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.stop()));
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.stop(Stop::Asked)));
         }
     }
 }

@@ -21,6 +21,8 @@ pub enum State {
     /// No worker is ready, and all failed too often: each is left alone for a while, then tried once. Requests are refused
     /// until one is ready again. [`Supervisor::reset_breaker`](crate::Supervisor::reset_breaker) tries at once.
     CircuitOpen,
+    /// Takes nothing new, and stops when what is there has ended; see [`Supervisor::drain`](crate::Supervisor::drain).
+    Draining,
     /// Gave up: the model could not be loaded, or no worker could be started at first.
     Failed,
     /// Stopped by its owner.
@@ -41,12 +43,34 @@ pub struct Health {
     pub load_progress: f32,
     /// Requests that wait for a slot.
     pub queue_depth: usize,
+    /// The same by their priority.
+    pub queue_depth_by_priority: QueueDepths,
+    /// Leases that were not given back yet.
+    pub leases: usize,
     /// One entry per worker.
     pub workers: Vec<WorkerHealth>,
     /// What went wrong last.
     pub last_error: Option<String>,
     /// Its status.
     pub last_error_status: Option<Status>,
+}
+
+/// Requests that wait for a slot, by their [`Priority`](crate::Priority).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct QueueDepths {
+    /// Of `Interactive`.
+    pub interactive: usize,
+    /// Of `Batch`.
+    pub batch: usize,
+}
+
+impl QueueDepths {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.interactive + self.batch
+    }
 }
 
 /// A look at a worker.

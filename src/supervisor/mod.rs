@@ -3,28 +3,33 @@
 mod admission;
 mod control;
 mod deadline;
+mod drain;
 mod exit;
+mod gate;
+mod handoff;
 mod health;
+mod lease;
 mod policy;
 mod queue;
 mod shared;
+mod submit;
 
 pub(crate) use crate::job::Job;
 pub(crate) use deadline::{Due, Limits};
-pub use health::{Health, State, WorkerHealth};
+pub use drain::DrainReport;
+pub use handoff::HandoffRecord;
+pub use health::{Health, QueueDepths, State, WorkerHealth};
+pub use lease::Lease;
 pub use policy::BreakerState;
 pub(crate) use queue::{Popped, Queue};
 
 use crate::config::SupervisorConfig;
-use crate::error::{Error, Rejected, Result};
+use crate::error::Result;
 use crate::prepare::PreparedEngine;
 use crate::request::Request;
-use crate::status::Status;
 use crate::stream::TokenStream;
-use crate::telemetry::{Metrics, Trace};
-use control::Report;
-use queue::PushError;
-use shared::Shared;
+use crate::telemetry::Metrics;
+use shared::{Shared, Stop};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,11 +45,11 @@ impl Supervisor {
     ///
     /// # Errors
     /// `StaleEngine` if `engine` does not fit this build, this machine or its file any more; `InvalidParams` for a
-    /// configuration out of range; `Internal` if the system gives no thread.
+    /// configuration out of range or a `handoff_dir` that is no directory; `Internal` if the system gives no thread.
     pub fn start(engine: PreparedEngine, config: SupervisorConfig) -> Result<Self> {
         config.validate()?;
         engine.verify()?;
-        let shared = Arc::new(Shared::new(engine, config));
+        let shared = Arc::new(Shared::new(engine, config)?);
         exit::watch(&shared);
         control::start(&shared)?;
         Ok(Self { shared })
@@ -93,54 +98,41 @@ impl Supervisor {
     /// one terminal event.
     ///
     /// # Errors
-    /// `InvalidParams`, or a [`Rejected`]: `ContextOverflow`, `QueueFull`, `PoolUnavailable` (with policy `breaker` and
-    /// retriable while the circuit is open).
+    /// `InvalidParams`, or a [`Rejected`](crate::Rejected): `ContextOverflow`, `QueueFull`, `Draining`, `PoolUnavailable`
+    /// (with policy `breaker` and retriable while the circuit is open).
     pub fn submit(&self, request: Request) -> Result<TokenStream> {
         self.shared.check_process()?;
-        let queued = self.enqueue(request);
-        if let Err(error) = &queued {
-            let (telemetry, status) = (&self.shared.telemetry, error.status());
-            telemetry.rejected.add(status);
-            tracing::debug!(pool_id = telemetry.identity.pool_id, %status, last_error = %error, "request rejected");
-        }
-        queued.map(TokenStream::new)
+        self.shared.submit(request, false)
     }
 
-    fn enqueue(&self, request: Request) -> Result<Arc<Job>> {
-        request.validate()?;
-        admission::check(&request, &self.shared.prepared)?;
-        self.shared.check_circuit()?;
-        let (id, seed) = (self.shared.next_id(), self.shared.prepared.seed());
-        let (queue, telemetry) = (Arc::downgrade(&self.shared.queue), self.shared.telemetry.clone());
-        let job = Arc::new(Job::new(id, request, seed, queue, telemetry));
-        self.watch_later(&job);
-        match self.shared.queue.push(job.clone()) {
-            Ok(()) => {
-                // It may have opened since it was checked: nobody else would end this request.
-                self.shared.fail_if_open();
-                if !job.limits().is_none() {
-                    let _ = self.shared.to_control.send(Report::Watch(Arc::downgrade(&job)));
-                }
-                let queue_depth = self.shared.queue.len();
-                tracing::debug!(parent: job.events.trace(Trace::span), queue_depth, "request accepted");
-                Ok(job)
-            }
-            Err(PushError::Closed) => Err(self.shared.unavailable()),
-            Err(PushError::Full(capacity)) => {
-                let message = format!(
-                    "the queue is full: {capacity} requests are waiting; try again later, or start with a larger queue_capacity"
-                );
-                Err(Error::Rejected(Rejected::new(Status::QueueFull, "queue", message)))
-            }
-        }
+    /// A lease: until it is given back, a drain waits for it. For a session or a connection that will submit several
+    /// requests; others need none.
+    ///
+    /// # Errors
+    /// A [`Rejected`](crate::Rejected) with `Draining` while the supervisor drains; `PoolUnavailable` once it is stopped or
+    /// gave up.
+    pub fn lease(&self) -> Result<Lease> {
+        Lease::new(&self.shared)
     }
 
-    /// Has the control thread look at the deadlines again after the first token, if that can bring one nearer.
-    fn watch_later(&self, job: &Arc<Job>) {
-        if job.limits().tightens() {
-            let (to_control, watched) = (self.shared.to_control.clone(), Arc::downgrade(job));
-            job.events.on_first_token(move || drop(to_control.send(Report::Watch(watched))));
-        }
+    /// Ends in order: from now on neither leases nor requests are taken, except requests of those who have a lease; what
+    /// is waiting or running finishes, leases are given back, and then the supervisor stops. What is left after `timeout`
+    /// is ended with `Draining`, and the supervisor stops then; `None` waits without limit.
+    ///
+    /// Returns when it is stopped, in every call the same; of several calls the earliest deadline counts. While it
+    /// waits, the state is `Draining`.
+    ///
+    /// # Errors
+    /// `Unsupported` on one of llamapen's own threads, where a waker or a log subscriber is called: it would wait for itself.
+    pub fn drain(&self, timeout: Option<Duration>) -> Result<DrainReport> {
+        self.shared.drain(timeout)
+    }
+
+    /// What is ready, for those who are to bind to it: made when a worker becomes ready, before [`wait_ready`](Self::wait_ready)
+    /// returns. `None` until then, and once it was stopped or gave up.
+    pub fn handoff(&self) -> Result<Option<HandoffRecord>> {
+        self.shared.check_process()?;
+        Ok(self.shared.handoff.record())
     }
 
     /// The engine it runs.
@@ -152,7 +144,7 @@ impl Supervisor {
     /// Ends all requests with `Draining`, stops all threads and frees the model. Returns when that is done. Idempotent.
     pub fn stop(&self) -> Result<()> {
         self.shared.check_process()?;
-        self.shared.stop();
+        self.shared.stop(Stop::Asked);
         Ok(())
     }
 }

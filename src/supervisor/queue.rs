@@ -1,29 +1,35 @@
-//! The bounded queue of requests that wait for a slot. First in, first out.
+//! The bounded queue of requests that wait for a slot. Which one is next, `order` says.
 //!
 //! A channel would do for order and bound, but a cancelled request has to give its place back at once, and closing
 //! has to return what is left.
 
+mod order;
+
+use super::gate::Entry;
+use super::health::QueueDepths;
+use crate::config::QueueFullPolicy;
 use crate::job::Job;
 use crate::telemetry::Trace;
+use order::Order;
 use parking_lot::{Condvar, Mutex};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) struct Queue {
     capacity: usize,
+    when_full: QueueFullPolicy,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
 struct Inner {
-    waiting: VecDeque<(Arc<Job>, u32)>,
-    open: bool,
+    waiting: Order<(Arc<Job>, u32)>,
+    entry: Entry,
 }
 
 /// What a worker got from the queue.
 pub(crate) enum Popped {
-    /// A request, and how many were waiting before it when it came.
+    /// A request, and how many were to be taken before it when it came.
     Job(Arc<Job>, u32),
     Empty,
     Closed,
@@ -31,39 +37,43 @@ pub(crate) enum Popped {
 
 pub(crate) enum PushError {
     Full(usize),
+    Draining,
     Closed,
 }
 
 impl Queue {
-    pub(crate) fn new(capacity: u32) -> Self {
-        let inner = Inner { waiting: VecDeque::new(), open: true };
-        Self { capacity: capacity as usize, inner: Mutex::new(inner), changed: Condvar::new() }
+    pub(crate) fn new(capacity: u32, when_full: QueueFullPolicy) -> Self {
+        let capacity = capacity as usize;
+        let inner = Inner { waiting: Order::new(capacity), entry: Entry::Open };
+        Self { capacity, when_full, inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
-    pub(crate) fn push(&self, job: Arc<Job>) -> Result<(), PushError> {
+    /// `leased`: it may come in while it drains. Gives the request that was dropped for it, if one was: the caller ends it, outside the lock.
+    pub(crate) fn push(&self, job: Arc<Job>, leased: bool) -> Result<Option<Arc<Job>>, PushError> {
         let mut inner = self.inner.lock();
-        if !inner.open {
-            return Err(PushError::Closed);
+        match inner.entry {
+            Entry::Closed => return Err(PushError::Closed),
+            Entry::Draining if !leased => return Err(PushError::Draining),
+            Entry::Open | Entry::Draining => {}
         }
-        let position = inner.waiting.len();
-        if position >= self.capacity {
-            return Err(PushError::Full(self.capacity));
-        }
+        let dropped = inner.waiting.make_room(self.when_full).map_err(|order::Full| PushError::Full(self.capacity))?;
+        let priority = job.request.priority;
+        let position = u32::try_from(inner.waiting.position(priority)).unwrap_or(u32::MAX);
         job.events.trace(Trace::accepted);
-        inner.waiting.push_back((job, u32::try_from(position).unwrap_or(u32::MAX)));
+        inner.waiting.push(priority, (job, position));
         self.changed.notify_one();
-        Ok(())
+        Ok(dropped.map(|(job, _)| job))
     }
 
-    /// Takes the oldest request, waiting for one at most `timeout`. Zero does not wait.
+    /// Takes the next request, waiting for one at most `timeout`. Zero does not wait.
     pub(crate) fn pop(&self, timeout: Duration) -> Popped {
         let deadline = Instant::now() + timeout;
         let mut inner = self.inner.lock();
         loop {
-            if !inner.open {
+            if inner.entry == Entry::Closed {
                 return Popped::Closed;
             }
-            if let Some((job, position)) = inner.waiting.pop_front() {
+            if let Some((job, position)) = inner.waiting.pop() {
                 return Popped::Job(job, position);
             }
             if timeout.is_zero() || self.changed.wait_until(&mut inner, deadline).timed_out() {
@@ -76,16 +86,23 @@ impl Queue {
         self.inner.lock().waiting.retain(|(job, _)| job.id != id);
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.inner.lock().waiting.len()
+    pub(crate) fn depths(&self) -> QueueDepths {
+        let (interactive, batch) = self.inner.lock().waiting.lens();
+        QueueDepths { interactive, batch }
+    }
+
+    /// From now on takes only what has a lease.
+    pub(crate) fn drain(&self) {
+        let mut inner = self.inner.lock();
+        inner.entry = inner.entry.max(Entry::Draining);
     }
 
     /// Takes nothing more and wakes every worker. Returns what was waiting.
     pub(crate) fn close(&self) -> Vec<Arc<Job>> {
         let mut inner = self.inner.lock();
-        inner.open = false;
+        inner.entry = Entry::Closed;
         self.changed.notify_all();
-        inner.waiting.drain(..).map(|(job, _)| job).collect()
+        inner.waiting.drain().map(|(job, _)| job).collect()
     }
 }
 
@@ -102,12 +119,12 @@ mod tests {
 
     #[test]
     fn first_in_first_out_bounded_and_a_cancelled_job_gives_its_place_back() {
-        let queue = Arc::new(Queue::new(2));
+        let queue = Arc::new(Queue::new(2, QueueFullPolicy::Reject));
         let (a, b, c) = (job(&queue, 1), job(&queue, 2), job(&queue, 3));
-        assert!(queue.push(a.clone()).is_ok() && queue.push(b).is_ok());
-        assert!(matches!(queue.push(c.clone()), Err(PushError::Full(2))));
+        assert!(queue.push(a.clone(), false).is_ok() && queue.push(b, false).is_ok());
+        assert!(matches!(queue.push(c.clone(), false), Err(PushError::Full(2))));
         a.cancel().unwrap();
-        assert!(queue.push(c).is_ok());
+        assert!(queue.push(c, false).is_ok());
         let ids: Vec<_> = std::iter::from_fn(|| match queue.pop(Duration::ZERO) {
             Popped::Job(job, _) => Some(job.id),
             _ => None,
@@ -118,7 +135,7 @@ mod tests {
 
     #[test]
     fn closing_wakes_a_waiting_worker_and_returns_the_rest() {
-        let queue = Arc::new(Queue::new(8));
+        let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
         let worker = std::thread::spawn({
             let queue = queue.clone();
             move || matches!(queue.pop(Duration::from_secs(60)), Popped::Closed)
@@ -126,6 +143,21 @@ mod tests {
         std::thread::sleep(Duration::from_millis(10));
         assert!(queue.close().is_empty());
         assert!(worker.join().unwrap());
-        assert!(matches!(queue.push(job(&queue, 1)), Err(PushError::Closed)));
+        assert!(matches!(queue.push(job(&queue, 1), true), Err(PushError::Closed)));
+    }
+
+    #[test]
+    fn while_it_drains_only_those_with_a_lease_come_in_and_what_waits_is_taken() {
+        let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
+        assert!(queue.push(job(&queue, 1), false).is_ok());
+        queue.drain();
+        assert!(matches!(queue.push(job(&queue, 2), false), Err(PushError::Draining)));
+        assert!(queue.push(job(&queue, 3), true).is_ok());
+        for id in [1, 3] {
+            assert!(matches!(queue.pop(Duration::ZERO), Popped::Job(job, _) if job.id == id));
+        }
+        queue.close();
+        queue.drain();
+        assert!(matches!(queue.push(job(&queue, 4), true), Err(PushError::Closed)), "it stays closed");
     }
 }

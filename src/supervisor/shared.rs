@@ -1,6 +1,9 @@
 //! What the owner's handle, the control thread and the workers share.
 
 use super::control::Report;
+use super::drain::{Began, DrainReport};
+use super::gate::{Entry, Gate};
+use super::handoff::Handoff;
 use super::health::{Health, State, WorkerHealth};
 use super::queue::{Popped, Queue};
 use crate::config::SupervisorConfig;
@@ -16,13 +19,22 @@ use crate::telemetry::Telemetry;
 use crate::worker::WorkerState;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Why requests end with `Draining`.
 pub(super) const STOPPED: &str = "the supervisor was stopped";
+
+/// Why it stops.
+#[derive(Clone, Copy)]
+pub(super) enum Stop {
+    /// By its owner, or because the process ends.
+    Asked,
+    /// After a drain; what is left did not end by itself.
+    Drained,
+}
 
 /// The control loop turns twice a second; a process that was starved of its cores may be late.
 const LIVE_LIMIT: Duration = Duration::from_secs(10);
@@ -36,6 +48,10 @@ pub(super) struct Shared {
     pub reports: Receiver<Report>,
     pub control: Mutex<Option<JoinHandle<()>>>,
     pub telemetry: Arc<Telemetry>,
+    pub gate: Gate,
+    pub handoff: Handoff,
+    pub drain_began: OnceLock<Began>,
+    pub drained: OnceLock<DrainReport>,
     stopping: AtomicBool,
     load_cancelled: AtomicBool,
     load_progress: AtomicU32,
@@ -72,13 +88,17 @@ pub(super) enum Stage {
 }
 
 impl Shared {
-    pub(super) fn new(prepared: PreparedEngine, config: SupervisorConfig) -> Self {
+    pub(super) fn new(prepared: PreparedEngine, config: SupervisorConfig) -> Result<Self> {
         let (to_control, reports) = crossbeam_channel::unbounded();
         let telemetry = Arc::new(Telemetry::of(&prepared));
-        Self {
-            queue: Arc::new(Queue::new(config.queue_capacity)),
+        Ok(Self {
+            queue: Arc::new(Queue::new(config.queue_capacity, config.queue_full)),
             workers: telemetry.workers.iter().map(|counters| Arc::new(WorkerState::new(counters.clone()))).collect(),
             telemetry,
+            gate: Gate::new(),
+            handoff: Handoff::new(&prepared, config.handoff_dir.as_deref())?,
+            drain_began: OnceLock::new(),
+            drained: OnceLock::new(),
             prepared: Arc::new(prepared),
             config,
             to_control,
@@ -92,7 +112,7 @@ impl Shared {
             turns: Heartbeat::new(),
             last_id: AtomicU64::new(0),
             process: Process::current(),
-        }
+        })
     }
 
     pub(super) fn check_process(&self) -> Result<()> {
@@ -232,7 +252,9 @@ impl Shared {
             Stage::Running => self.ready_workers(),
             _ => 0,
         };
+        let (entry, leases) = self.gate.look();
         let state = match stage {
+            Stage::Starting | Stage::Running if entry == Entry::Draining => State::Draining,
             Stage::Starting => State::Starting,
             Stage::Failed(..) => State::Failed,
             Stage::Stopped => State::Stopped,
@@ -241,12 +263,15 @@ impl Shared {
             Stage::Running if open => State::CircuitOpen,
             Stage::Running => State::Backoff,
         };
+        let queued = self.queue.depths();
         Health {
             state,
             live: state != State::Stopped && self.turns.age() < LIVE_LIMIT,
             ready: ready > 0,
             load_progress: f32::from_bits(self.load_progress.load(Ordering::Relaxed)),
-            queue_depth: self.queue.len(),
+            queue_depth: queued.total(),
+            queue_depth_by_priority: queued,
+            leases,
             workers: self.workers.iter().map(|w| self.worker_health(w)).collect(),
             last_error_status,
             last_error,
@@ -272,14 +297,20 @@ impl Shared {
 
     /// Takes no more requests and ends the waiting ones.
     pub(super) fn close_queue(&self, status: Status, message: &str) {
+        self.gate.narrow(Entry::Closed);
+        self.handoff.end();
         fail_all(self.queue.close(), status, message);
     }
 
-    pub(super) fn stop(&self) {
+    pub(super) fn stop(&self, why: Stop) {
+        let message = match why {
+            Stop::Asked => STOPPED,
+            Stop::Drained => "the supervisor was drained, and this had not ended by the deadline",
+        };
         self.stopping.store(true, Ordering::Release);
-        self.close_queue(Status::Draining, STOPPED);
+        self.close_queue(Status::Draining, message);
         for worker in &self.workers {
-            fail_all(worker.take_jobs(), Status::Draining, STOPPED);
+            fail_all(worker.take_jobs(), Status::Draining, message);
             worker.abort();
         }
         let _ = self.to_control.send(Report::Stop);

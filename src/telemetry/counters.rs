@@ -1,6 +1,7 @@
 //! What is counted while requests run: atomics only.
 
 use super::histogram::AtomicHistogram;
+use super::service::ServiceTime;
 use crate::crash::CrashReason;
 use crate::event::FinishReason;
 use crate::prepare::PreparedEngine;
@@ -53,6 +54,8 @@ pub(crate) struct Telemetry {
     pub rejected: ByStatus,
     pub failed: ByStatus,
     finished: [Counter; REASONS.len()],
+    /// How long requests hold a slot.
+    pub(super) service: ServiceTime,
     /// Microseconds; 0 until the model is loaded.
     load_us: AtomicU64,
 }
@@ -68,6 +71,7 @@ impl Telemetry {
             rejected: ByStatus::default(),
             failed: ByStatus::default(),
             finished: Default::default(),
+            service: ServiceTime::default(),
             load_us: AtomicU64::new(0),
         }
     }
@@ -98,6 +102,18 @@ impl Telemetry {
             0 => None,
             us => Some(us as f64 / 1e3),
         }
+    }
+
+    /// Requests that were accepted and have not ended. Never less than there are, once nothing is accepted any more.
+    pub(crate) fn running(&self) -> u64 {
+        let finished: u64 = self.finished.iter().map(Counter::get).sum();
+        let ended = finished + self.failed.total() + self.cancelled.get();
+        self.accepted.get().saturating_sub(ended)
+    }
+
+    /// Milliseconds until so many requests will have ended, by how long the last ones took; `None` before any has run.
+    pub(crate) fn retry_after_ms(&self, ends: usize) -> Option<u64> {
+        self.service.until(ends, self.workers.len() as u64 * u64::from(self.identity.slots))
     }
 
     /// 0 where no GPU computes; `None`: not known.
@@ -201,6 +217,14 @@ impl ByStatus {
     pub(crate) fn add(&self, status: Status) {
         let place = Status::ALL.iter().position(|known| *known == status).expect("every status is in ALL");
         self.0[place].add(1);
+    }
+
+    pub(crate) fn get(&self, status: Status) -> u64 {
+        Status::ALL.iter().zip(&self.0).filter(|(known, _)| **known == status).map(|(_, count)| count.get()).sum()
+    }
+
+    fn total(&self) -> u64 {
+        self.0.iter().map(Counter::get).sum()
     }
 
     /// Those that happened, by name.

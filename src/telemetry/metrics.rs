@@ -4,7 +4,7 @@ use super::counters::{Telemetry, WorkerCounters};
 use super::histogram::Histogram;
 use super::prometheus;
 use crate::status::Status;
-use crate::supervisor::{Health, WorkerHealth};
+use crate::supervisor::{Health, QueueDepths, WorkerHealth};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -32,6 +32,10 @@ pub struct Metrics {
     pub requests: RequestCounts,
     /// Requests that wait for a slot.
     pub queue_depth: u64,
+    /// The same by their priority.
+    pub queue_depth_by_priority: QueueDepths,
+    /// Leases that were not given back yet.
+    pub leases: u64,
     /// Bytes of GPU memory in use: 0 where no GPU computes, `None` where it is not known.
     pub vram_used_bytes: Option<u64>,
     /// What went wrong last.
@@ -125,6 +129,8 @@ impl Metrics {
                 accepted_total: telemetry.accepted.get(),
             },
             queue_depth: health.queue_depth as u64,
+            queue_depth_by_priority: health.queue_depth_by_priority,
+            leases: health.leases as u64,
             vram_used_bytes: telemetry.vram_used_bytes(),
             workers: workers
                 .map(|((health, counters), worker)| WorkerMetrics::new(worker, identity.slots, health, counters))

@@ -11,6 +11,7 @@ mod histogram;
 mod metrics;
 mod prometheus;
 mod record;
+mod service;
 mod trace;
 
 pub(crate) use counters::{Telemetry, WorkerCounters};

@@ -35,6 +35,12 @@ fn of_pool(text: &mut Text, metrics: &Metrics) {
     }
     text.one("requests_cancelled_total", COUNTER, "Requests ended by their caller.", requests.cancelled_total);
     text.one("queue_depth", GAUGE, "Requests that wait for a slot.", metrics.queue_depth);
+    let by_priority = metrics.queue_depth_by_priority;
+    text.head("queue_depth_by_priority", GAUGE, "Requests that wait for a slot, by priority.");
+    for (priority, depth) in [("interactive", by_priority.interactive), ("batch", by_priority.batch)] {
+        text.sample("queue_depth_by_priority", &[("priority", priority.to_owned())], depth);
+    }
+    text.one("leases", GAUGE, "Leases that were not given back yet.", metrics.leases);
     text.one("uptime_ms", GAUGE, "Milliseconds since the supervisor was started.", metrics.uptime_ms);
     if let Some(ms) = metrics.load_ms {
         text.one("load_ms", GAUGE, "Milliseconds that loading the model took.", ms);

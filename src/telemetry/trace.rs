@@ -169,6 +169,9 @@ impl Trace {
 
     fn ended(&mut self, end: End, now: Instant) -> Of {
         self.progress.ended = Some(now);
+        if let Some(started) = self.progress.started {
+            self.telemetry.service.add(now.duration_since(started));
+        }
         self.end = Some(end.clone());
         Of::Ended(end)
     }
