@@ -67,7 +67,7 @@ mod telemetry;
 mod worker;
 
 pub use build_info::{BuildInfo, build_info};
-pub use config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, Shrink, SupervisorConfig};
+pub use config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, Shrink, SupervisorConfig, TaintPolicy};
 pub use error::{Error, Rejected, Result};
 pub use event::{
     Event, Failed, FinishReason, Finished, Logprobs, Restarted, Started, Timings, Token, TokenLogprob, Usage,

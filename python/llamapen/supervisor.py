@@ -26,7 +26,12 @@ class Supervisor:
     def __init__(self, engine: PreparedEngine, **config: Any) -> None:
         """``config``: ``queue_capacity`` (waiting requests, default 256), ``max_restarts`` (of workers, default 10)
         within ``restart_window_ms`` (60000), ``stall_limit_ms`` (30000), ``max_stall_ms``: longest time that running
-        streams wait for a piece of another request's prompt (10 to 60000; 100)."""
+        streams wait for a piece of another request's prompt (10 to 60000; 100).
+
+        ``contain_faults`` (true): handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL are installed once per process, which
+        contain what the engine's own threads raise in its code and hand everything else on to those that were there before
+        (faulthandler, for one). ``taint``: what follows a contained memory fault, ``"stop"`` (the supervisor, never the
+        host; default) or ``"continue"``. A worker that does not turn for ``stall_limit_ms`` is replaced."""
         options = encode(config)
         pointer = engine._handle.pointer
         self._handle: Optional[Handle] = create(
@@ -44,7 +49,7 @@ class Supervisor:
 
     def health(self) -> Dict[str, Any]:
         """``state``, ``live``, ``ready``, ``load_progress`` (0 to 1), ``queue_depth``, ``workers``, ``last_error``,
-        ``last_error_status``."""
+        ``last_error_status``, ``tainted``, ``contains_faults``."""
         handle = self._open()
         health: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_health_json", handle.pointer))
         return health

@@ -17,12 +17,31 @@ pub struct SupervisorConfig {
     pub max_restarts: u32,
     /// Length of the sliding window for `max_restarts`, in milliseconds. Default: 60000.
     pub restart_window_ms: u64,
-    /// A worker whose loop has not turned for this many milliseconds is reported as not ready. Default: 30000.
+    /// A worker whose loop has not turned for this many milliseconds is not ready, and is replaced: it must be longer than any
+    /// decode takes. Default: 30000.
     pub stall_limit_ms: u64,
     /// Longest time in milliseconds, 10 to 60000, that running streams wait for a piece of another request's prompt and
     /// one decode of their own. Each worker with several slots measures at its start how large pieces may be, and uses
     /// that size for every prompt. Smaller stalls less and prefills slower. Default: 100.
     pub max_stall_ms: u64,
+    /// Installs handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL, once per process, which contain what the engine's own threads
+    /// raise in its code, and hand everything else on to the handlers that were there before. Without them a memory fault
+    /// or an abort of the engine ends the process. Default: true.
+    pub contain_faults: bool,
+    /// What follows a contained memory fault. Default: `stop`.
+    pub taint: TaintPolicy,
+}
+
+/// What a supervisor does after a memory fault that was contained: something may have been written to before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TaintPolicy {
+    /// It stops, and says so in its health; the host goes on.
+    #[default]
+    Stop,
+    /// It restarts the worker as after any other fault.
+    Continue,
 }
 
 impl Default for SupervisorConfig {
@@ -33,6 +52,8 @@ impl Default for SupervisorConfig {
             restart_window_ms: 60_000,
             stall_limit_ms: 30_000,
             max_stall_ms: 100,
+            contain_faults: true,
+            taint: TaintPolicy::Stop,
         }
     }
 }
@@ -62,6 +83,27 @@ impl SupervisorConfig {
     #[must_use]
     pub fn with_max_stall(mut self, limit: Duration) -> Self {
         self.max_stall_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// Sets [`contain_faults`](Self::contain_faults).
+    #[must_use]
+    pub fn with_contain_faults(mut self, contain: bool) -> Self {
+        self.contain_faults = contain;
+        self
+    }
+
+    /// Sets [`taint`](Self::taint).
+    #[must_use]
+    pub fn with_taint(mut self, policy: TaintPolicy) -> Self {
+        self.taint = policy;
+        self
+    }
+
+    /// Sets [`stall_limit_ms`](Self::stall_limit_ms).
+    #[must_use]
+    pub fn with_stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         self
     }
 

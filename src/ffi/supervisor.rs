@@ -20,7 +20,10 @@ pub struct llamapen_supervisor {
 ///
 /// config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "max_restarts" (10) within
 /// "restart_window_ms" (60000), "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams
-/// wait for a piece of another request's prompt. Unknown keys are refused by name.
+/// wait for a piece of another request's prompt. "contain_faults" (true): handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL are
+/// installed once per process, which contain what the engine's own threads raise in its code and hand everything else on to
+/// those that were there before. "taint": what follows a contained memory fault, "stop" (the supervisor, never the host;
+/// default) or "continue". A worker that does not turn for "stall_limit_ms" is replaced. Unknown keys are refused by name.
 /// Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_start(

@@ -2,16 +2,19 @@
 
 use super::deadline::Deadlines;
 use super::restart::{RestartLimiter, backoff};
+
 use super::shared::{STOPPED, Shared, Stage, fail_all};
+use crate::config::TaintPolicy;
 use crate::error::{Error, Result};
-use crate::isolation::thread;
+use crate::isolation::thread::{self, Death};
+use crate::isolation::{FaultKind, install_handlers};
 use crate::job::Job;
 use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
 use crate::status::Status;
 use crate::worker::{Worker, WorkerFault};
 use crossbeam_channel::RecvTimeoutError;
+use std::ffi::CString;
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often the loop turns when nothing happens.
@@ -34,12 +37,12 @@ macro_rules! log_worker {
 
 /// What the control thread hears.
 pub(super) enum Report {
-    /// The loader ended: with a model, an error of llama.cpp, or the text of a panic.
-    Loaded(Result<Result<Model, NativeError>, String>),
+    /// The loader ended: with a model, an error of llama.cpp, or dead.
+    Loaded(Result<Result<Model, NativeError>, Death>),
     /// A worker decoded its first token.
     Ready(usize),
-    /// A worker ended: in order (because the queue closed), with a fault, or with the text of a panic.
-    Ended(usize, Result<Result<(), WorkerFault>, String>),
+    /// A worker ended: in order (because the queue closed), with a fault, or dead.
+    Ended(usize, Result<Result<(), WorkerFault>, Death>),
     /// A request has deadlines, or a nearer one than before.
     Watch(Weak<Job>),
     Stop,
@@ -52,10 +55,10 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
     };
     let done = {
         let shared = shared.clone();
-        move |end: Result<(), String>| match end {
+        move |end: Result<(), Death>| match end {
             Ok(()) => shared.set_stage(Stage::Stopped),
-            Err(panic) => {
-                let message = format!("the supervisor's own thread panicked (please report it): {panic}");
+            Err(death) => {
+                let message = format!("the supervisor's own thread died (please report it): {death}");
                 shared.close_queue(Status::Internal, &message);
                 shared.workers.iter().for_each(|w| fail_all(w.take_jobs(), Status::Internal, &message));
                 shared.set_stage(Stage::Failed(Status::Internal, message));
@@ -74,8 +77,10 @@ fn no_thread(error: std::io::Error) -> Error {
 struct Control {
     shared: Arc<Shared>,
     model: Option<Arc<Model>>,
-    loader: Option<JoinHandle<()>>,
+    loader: Option<thread::Handle>,
     workers: Vec<Slot>,
+    /// Domains that died, and whose threads may not all be gone.
+    dead: Vec<thread::Handle>,
     limiter: RestartLimiter,
     deadlines: Deadlines<Job>,
     load_began: Instant,
@@ -87,10 +92,12 @@ struct Control {
 /// The control thread's view of one worker.
 #[derive(Default)]
 struct Slot {
-    thread: Option<JoinHandle<()>>,
+    thread: Option<thread::Handle>,
     restart_at: Option<Instant>,
     /// Failures in a row without having been ready.
     failures: u32,
+    /// It stalled, and was told to die.
+    condemned: bool,
 }
 
 impl Control {
@@ -104,6 +111,7 @@ impl Control {
             model: None,
             loader: None,
             workers,
+            dead: vec![],
             limiter,
             deadlines: Deadlines::new(now),
             load_began: now,
@@ -117,9 +125,11 @@ impl Control {
         loop {
             self.shared.control_turned();
             if self.stopping && self.loader.is_none() && self.workers.iter().all(|w| w.thread.is_none()) {
+                self.dead.drain(..).for_each(thread::Handle::join);
                 return;
             }
             self.restart_due();
+            self.condemn_stalled();
             self.deadlines.turn(Instant::now());
             let next = self.workers.iter().filter_map(|w| w.restart_at).chain(self.deadlines.next()).min();
             let wait = next.map_or(TURN, |at| at.saturating_duration_since(Instant::now()).min(TURN));
@@ -153,7 +163,7 @@ impl Control {
         }
     }
 
-    fn loaded(&mut self, result: Result<Result<Model, NativeError>, String>) {
+    fn loaded(&mut self, result: Result<Result<Model, NativeError>, Death>) {
         join(self.loader.take());
         let model = self.shared.prepared.model().display().to_string();
         match result {
@@ -185,7 +195,7 @@ impl Control {
                 };
                 self.give_up(status, format!("loading {model}: {e}"));
             }
-            Err(panic) => self.give_up(Status::LoadFailed, format!("loading {model}: panic: {panic}")),
+            Err(death) => self.give_up(Status::LoadFailed, format!("loading {model}: {death}")),
         }
     }
 
@@ -231,8 +241,13 @@ impl Control {
         log_worker!(info, self, i, memory_bytes, vram_used_bytes, "worker ready");
     }
 
-    fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, String>) {
-        join(self.workers[i].thread.take());
+    fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, Death>) {
+        // The threads of a dead domain may take time to go; its successor starts meanwhile.
+        match (self.workers[i].thread.take(), &end) {
+            (Some(dead), Err(_)) => self.dead.push(dead),
+            (ended, _) => join(ended),
+        }
+        self.workers[i].condemned = false;
         let fault = match end {
             // In order, because the queue was closed: what was still running, or was taken just before, ends here.
             Ok(Ok(())) => {
@@ -245,9 +260,34 @@ impl Control {
                 return fail_all(self.shared.workers[i].take_jobs(), status, message);
             }
             Ok(Err(fault)) => fault,
-            Err(panic) => WorkerFault { status: Status::WorkerReset, message: format!("panic: {panic}") },
+            Err(death) => {
+                let tainted = matches!(&death, Death::Fault(fault) if fault.kind == FaultKind::Signal);
+                if tainted && self.taint(i, &death) {
+                    return;
+                }
+                WorkerFault { status: Status::WorkerReset, message: death.to_string() }
+            }
         };
         self.failed(i, fault);
+    }
+
+    /// After a memory fault nobody knows what was written to before. True: the policy is to stop.
+    fn taint(&mut self, i: usize, death: &Death) -> bool {
+        self.shared.set_tainted();
+        let policy = self.shared.config.taint;
+        log_worker!(error, self, i, last_error = %death, ?policy, "the process is tainted by a memory fault");
+        if policy == TaintPolicy::Continue {
+            return false;
+        }
+        let message = format!(
+            "worker {i} failed: {death}. Memory of the process may be damaged, so this supervisor stopped; restart the process, or set taint to \"continue\""
+        );
+        self.shared.workers[i].set_ready(false);
+        for worker in &self.shared.workers {
+            fail_all(worker.take_jobs(), Status::WorkerReset, &message);
+        }
+        self.give_up(Status::WorkerReset, message);
+        true
     }
 
     fn failed(&mut self, i: usize, fault: WorkerFault) {
@@ -296,6 +336,22 @@ impl Control {
         }
     }
 
+    /// A worker whose loop does not turn, in an endless loop of the engine for one, is taken for dead.
+    fn condemn_stalled(&mut self) {
+        let limit = Duration::from_millis(self.shared.config.stall_limit_ms);
+        for i in 0..self.workers.len() {
+            let idle_for = self.shared.workers[i].idle_for();
+            if idle_for > limit && !self.workers[i].condemned
+                && let Some(thread) = &self.workers[i].thread
+            {
+                let why = format!("stall: its loop has not turned for {} ms", idle_for.as_millis());
+                log_worker!(error, self, i, last_error = why, "worker stalled");
+                thread.condemn(&CString::new(why).expect("no NUL in it"));
+                self.workers[i].condemned = true;
+            }
+        }
+    }
+
     /// Ends everything for good; the reason stays in the health.
     fn give_up(&mut self, status: Status, message: String) {
         let pool_id = &self.shared.telemetry.identity.pool_id;
@@ -307,9 +363,9 @@ impl Control {
     }
 }
 
-fn join(handle: Option<JoinHandle<()>>) {
+fn join(handle: Option<thread::Handle>) {
     if let Some(handle) = handle {
-        // It has reported its end, so this is short; a panic was caught and reported before.
-        let _ = handle.join();
+        // It has reported its end, so this is short.
+        handle.join();
     }
 }

@@ -7,7 +7,7 @@ use crate::config::SupervisorConfig;
 use crate::error::{Error, Result};
 use crate::event::Failed;
 use crate::heartbeat::Heartbeat;
-use crate::isolation::thread;
+use crate::isolation::{handlers_installed, thread};
 use crate::job::Job;
 use crate::prepare::PreparedEngine;
 use crate::process::Process;
@@ -18,7 +18,6 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Why requests end with `Draining`.
@@ -34,7 +33,7 @@ pub(super) struct Shared {
     pub workers: Vec<Arc<WorkerState>>,
     pub to_control: Sender<Report>,
     pub reports: Receiver<Report>,
-    pub control: Mutex<Option<JoinHandle<()>>>,
+    pub control: Mutex<Option<thread::Handle>>,
     pub telemetry: Arc<Telemetry>,
     stopping: AtomicBool,
     load_cancelled: AtomicBool,
@@ -43,6 +42,7 @@ pub(super) struct Shared {
     phase_changed: Condvar,
     turns: Heartbeat,
     last_id: AtomicU64,
+    tainted: AtomicBool,
     process: Process,
 }
 
@@ -81,6 +81,7 @@ impl Shared {
             phase_changed: Condvar::new(),
             turns: Heartbeat::new(),
             last_id: AtomicU64::new(0),
+            tainted: AtomicBool::new(false),
             process: Process::current(),
         }
     }
@@ -101,6 +102,10 @@ impl Shared {
     pub(super) fn loading(&self, progress: f32) -> bool {
         self.load_progress.store(progress.to_bits(), Ordering::Relaxed);
         !self.load_cancelled.load(Ordering::Relaxed) && !self.is_stopping()
+    }
+
+    pub(super) fn set_tainted(&self) {
+        self.tainted.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn cancel_load(&self) {
@@ -192,6 +197,8 @@ impl Shared {
             workers: self.workers.iter().map(|w| self.worker_health(w)).collect(),
             last_error_status,
             last_error,
+            tainted: self.tainted.load(Ordering::Relaxed),
+            contains_faults: handlers_installed(),
         }
     }
 
@@ -227,7 +234,7 @@ impl Shared {
         if !thread::is_current() {
             let mut control = self.control.lock();
             if let Some(handle) = control.take() {
-                let _ = handle.join();
+                handle.join();
             }
         }
     }
