@@ -4,7 +4,7 @@ use super::cache::Cache;
 use super::pace::Pace;
 use super::prefix::close_ranks;
 use super::slot::{After, Running};
-use super::{Ended, Worker, WorkerFault, prompt};
+use super::{Ended, Guesses, Worker, WorkerFault, prompt};
 use crate::event::{Event, Failed, Started};
 use crate::job::Job;
 use crate::native::{Batch, Context, Kernels, NativeError, NativeStatus, Sampler};
@@ -27,13 +27,13 @@ pub(super) struct Loop<'a> {
     outputs: Vec<(usize, usize)>,
     /// Which slots run; reused, too.
     runs: Vec<bool>,
-    draft_max: u32,
+    guesses: Guesses,
     /// Which slot prefills next, so that several long prompts advance in turn.
     next_prefill: usize,
 }
 
 impl<'a> Loop<'a> {
-    pub(super) fn new(worker: &'a Worker, context: Context, pace: Pace, draft_max: u32) -> Self {
+    pub(super) fn new(worker: &'a Worker, context: Context, pace: Pace, guesses: Guesses) -> Self {
         let slots = worker.prepared.slots();
         Self {
             worker,
@@ -44,7 +44,7 @@ impl<'a> Loop<'a> {
             batch: Batch::default(),
             outputs: Vec::with_capacity(slots as usize),
             runs: Vec::with_capacity(slots as usize),
-            draft_max,
+            guesses,
             next_prefill: 0,
         }
     }
@@ -159,7 +159,7 @@ impl<'a> Loop<'a> {
             false => None,
         };
         let piece = self.pace.piece() as usize;
-        Ok(Running::new(job.clone(), tokens, limit, piece, self.draft_max, sampler, echo))
+        Ok(Running::new(job.clone(), tokens, limit, piece, self.guesses, sampler, echo))
     }
 
     /// Processes the next piece of one prompt. Alone: a batch shape that depends on nothing but the prompt gives the

@@ -5,17 +5,25 @@
 const SHORTEST_MATCH: usize = 3;
 /// Longer matches are no better founded.
 const LONGEST_MATCH: usize = 8;
-/// Length of the first guess; it doubles while all of it comes true.
-const FIRST: usize = 4;
-/// Longest pause after guesses of which nothing came true, in tokens.
+/// Length of a guess that is made to see whether guesses come true again.
+const TRIAL: usize = 2;
+/// Longest pause while guesses are not worth their time, in tokens.
 const LONGEST_PAUSE: u32 = 64;
+/// What is known of guesses before the first: as if four tokens had come true and one had not.
+const BEFORE: (f32, f32) = (4.0, 1.0);
+/// How much of what is known is still worth after another guess.
+const MEMORY: f32 = 0.85;
 
 /// Guesses for one request.
 #[derive(Debug)]
 pub(super) struct Drafter {
     /// Most tokens of a guess; 0: none are made.
     most: usize,
-    length: usize,
+    /// What checking one more token takes, in times of a decode of one.
+    cost: f32,
+    /// Tokens that came true, and that did not, the older ones counted less.
+    came: f32,
+    failed: f32,
     /// Tokens that are still to be generated without a guess, and the length of the next pause.
     pause: u32,
     next_pause: u32,
@@ -28,10 +36,27 @@ pub(super) struct Drafter {
 }
 
 impl Drafter {
-    pub(super) fn new(most: u32) -> Self {
+    pub(super) fn new(most: u32, cost: f32) -> Self {
         let most = most as usize;
-        let (length, draft) = (FIRST.min(most), Vec::with_capacity(most));
-        Self { most, length, pause: 0, next_pause: 1, draft, right: 0, total: 0, total_right: 0 }
+        let (came, failed) = BEFORE;
+        let draft = Vec::with_capacity(most);
+        Self { most, cost, came, failed, pause: 0, next_pause: 1, draft, right: 0, total: 0, total_right: 0 }
+    }
+
+    /// The length of a guess that gives most tokens in the time that checking it takes; 0: none is worth that.
+    fn worth(&self) -> usize {
+        let chance = self.came / (self.came + self.failed);
+        let (mut best, mut most, mut expected, mut all) = (0, 1.0, 1.0, 1.0);
+        for length in 1..=self.most {
+            // A token counts only if all before it came true.
+            all *= chance;
+            expected += all;
+            let gain = expected / (1.0 + self.cost * length as f32);
+            if gain > most {
+                (best, most) = (length, gain);
+            }
+        }
+        best
     }
 
     /// The guess that is being checked.
@@ -59,12 +84,14 @@ impl Drafter {
     pub(super) fn propose(&mut self, text: &[i32], last: i32, room: usize) {
         self.draft.clear();
         self.right = 0;
-        let most = self.length.min(room);
-        if most == 0 {
-            return;
-        }
         if self.pause > 0 {
             self.pause -= 1;
+            return;
+        }
+        let worth = self.worth();
+        // Not worth it by what is known: seen again after each pause.
+        let most = if worth == 0 { TRIAL } else { worth }.min(room).min(self.most);
+        if most == 0 {
             return;
         }
         let Some(after) = follows(text, last) else { return };
@@ -90,17 +117,16 @@ impl Drafter {
 
     /// Learns from the guess, after as many tokens of the text as the guess decides.
     pub(super) fn judge(&mut self) {
-        match (self.right, self.draft.len()) {
-            (_, 0) => {}
-            (0, _) => {
-                self.pause = self.next_pause;
-                self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
-                self.length = FIRST.min(self.most);
-            }
-            (right, all) => {
-                self.next_pause = 1;
-                self.length = if right == all { self.length * 2 } else { right.max(FIRST) }.min(self.most);
-            }
+        if self.draft.is_empty() {
+            return;
+        }
+        self.came = self.came * MEMORY + self.right as f32;
+        self.failed = self.failed * MEMORY + f32::from(self.right < self.draft.len());
+        if self.worth() == 0 {
+            self.pause = self.next_pause;
+            self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
+        } else {
+            self.next_pause = 1;
         }
     }
 }
@@ -137,7 +163,8 @@ mod tests {
 
     #[test]
     fn what_followed_before_is_guessed() {
-        let mut drafter = Drafter::new(8);
+        // Checking costs next to nothing: guesses are as long as they may be.
+        let mut drafter = Drafter::new(4, 0.01);
         assert_eq!(proposed(&mut drafter, &[1, 2, 3, 4, 5, 6, 7, 9, 1, 2], 3, 9), [4, 5, 6, 7]);
         assert_eq!(proposed(&mut drafter, &[1, 2, 3, 4, 5, 6, 7, 9, 1, 2], 3, 2), [4, 5]);
         assert!(proposed(&mut drafter, &[1, 2, 3, 4, 5, 6, 7, 9, 1, 2], 3, 0).is_empty());
@@ -145,12 +172,12 @@ mod tests {
         assert!(proposed(&mut drafter, &[1, 2, 3, 4, 9, 2], 3, 9).is_empty());
         assert!(proposed(&mut drafter, &[1, 2], 3, 9).is_empty());
         assert!(proposed(&mut drafter, &[], 3, 9).is_empty());
-        // Of several places the longest match, then the latest; a guess may reach
-        // past the end.
+        // Of several places the longest match, then the latest; a guess may reach past the end.
         assert_eq!(proposed(&mut drafter, &[0, 1, 2, 3, 70, 5, 1, 2, 3, 80, 0, 1, 2], 3, 1), [70]);
         assert_eq!(proposed(&mut drafter, &[1, 2, 3, 70, 1, 2, 3, 80, 1, 2], 3, 1), [80]);
         assert_eq!(proposed(&mut drafter, &[9, 1, 2, 1, 2, 1, 2], 1, 9), [2, 1, 2, 1]);
         assert_eq!(proposed(&mut drafter, &[9, 5, 5, 5], 5, 9), [5, 5, 5, 5]);
+        assert!(proposed(&mut Drafter::new(0, 0.01), &[9, 5, 5, 5], 5, 9).is_empty());
     }
 
     /// The length of its next guess, of which the first `right` tokens come true.
@@ -165,20 +192,32 @@ mod tests {
     }
 
     #[test]
-    fn guesses_grow_with_success_and_pause_without() {
-        let mut drafter = Drafter::new(15);
-        assert_eq!([(); 4].map(|()| next(&mut drafter, 15)), [4, 8, 15, 15]);
-        assert_eq!([next(&mut drafter, 6), next(&mut drafter, 1), next(&mut drafter, 4)], [15, 6, 4]);
-        // One token without a guess, then two, then four; a success ends that.
-        assert_eq!([(); 9].map(|()| next(&mut drafter, 0)), [8, 0, 4, 0, 0, 4, 0, 0, 0]);
-        assert_eq!([0, 4, 0, 0, 4].map(|right| next(&mut drafter, right)), [0, 4, 8, 0, 4]);
-        assert_eq!(
-            drafter.totals(),
-            (4 + 8 + 15 + 15 + 15 + 6 + 4 + 8 + 4 + 4 + 4 + 8 + 4, 4 + 8 + 15 + 15 + 6 + 1 + 4 + 4 + 4)
-        );
-        assert_eq!((next(&mut Drafter::new(2), 0), next(&mut Drafter::new(0), 0)), (2, 0));
-        let (_, before) = (drafter.propose(&[1, 2, 3, 4, 1, 2], 3, 9), drafter.totals().0);
+    fn guesses_are_as_long_as_they_are_worth() {
+        // A token more costs half a decode, where a decode is short of arithmetic.
+        let mut dear = Drafter::new(15, 0.5);
+        let growing: Vec<_> = (0..20).map(|_| next(&mut dear, 15)).collect();
+        assert!(growing[0] <= 3 && growing.is_sorted() && growing[19] > 8, "{growing:?}");
+        // And a tenth, where it waits for memory.
+        let mut cheap = Drafter::new(15, 0.1);
+        assert!(next(&mut cheap, 15) > growing[0]);
+        // Where nothing comes true there are pauses, longer and longer, and short trials.
+        let failing: Vec<_> = (0..40).map(|_| next(&mut dear, 0)).collect();
+        let tried: Vec<_> = (0..40).filter(|i| failing[*i] > 0).collect();
+        assert!(failing[10..].iter().all(|length| *length <= TRIAL), "{failing:?}");
+        let pauses: Vec<_> = tried.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(pauses.is_sorted() && *pauses.last().unwrap() >= 8, "{pauses:?}");
+        // Until they do again.
+        let again: Vec<_> = (0..200).map(|_| next(&mut dear, 15)).collect();
+        assert!(*again.last().unwrap() > 8, "{again:?}");
+    }
+
+    #[test]
+    fn guesses_are_counted() {
+        let mut drafter = Drafter::new(4, 0.01);
+        assert_eq!((next(&mut drafter, 4), next(&mut drafter, 1)), (4, 4));
+        assert_eq!(drafter.totals(), (8, 5));
+        drafter.propose(&[1, 2, 3, 4, 1, 2], 3, 9);
         drafter.drop_draft();
-        assert_eq!((drafter.draft().len(), drafter.totals().0), (0, before - 8));
+        assert_eq!((drafter.draft().len(), drafter.totals()), (0, (8, 5)));
     }
 }

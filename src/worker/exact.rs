@@ -1,15 +1,17 @@
-//! Whether checking guesses leaves answers as they are. That depends on the kernels that a model's quantisation gets on this
-//! CPU, so it is tried and not assumed.
+//! Whether checking guesses leaves answers as they are, and what it costs. Both depend on the kernels that a model's
+//! quantisation gets on this CPU, so it is tried and not assumed.
 
 use crate::native::{Batch, Context, Kernels, NativeError};
+use std::time::{Duration, Instant};
 
 /// Tries it with so many tokens in one decode, on an empty context, which is empty again afterwards: whether they have the
-/// bits that they have one by one, can be taken back in part, and what is kept has the right bits, too.
-pub(super) fn is_exact<const N: usize>(
+/// bits that they have one by one, can be taken back in part, and what is kept has the right bits, too. `None`: they do not;
+/// else what one token more takes, in times of a decode of one.
+pub(super) fn cost<const N: usize>(
     context: &mut Context,
     sizes: [u32; N],
     token: impl Fn(u32) -> i32,
-) -> Result<bool, NativeError> {
+) -> Result<Option<f32>, NativeError> {
     let mut batch = Batch::default();
     let mut decode = |context: &mut Context, positions: std::ops::Range<u32>| {
         batch.clear();
@@ -19,14 +21,21 @@ pub(super) fn is_exact<const N: usize>(
         context.decode(&batch, Kernels::PerToken)
     };
     let mut alone = vec![];
+    let mut one = Duration::MAX;
     for position in 0..sizes.into_iter().max().unwrap_or(0) {
+        let start = Instant::now();
         decode(context, position..position + 1)?;
+        one = one.min(start.elapsed());
         alone.push(context.logits(0)?.to_vec());
     }
-    let mut exact = true;
+    let (mut exact, mut cost) = (true, f32::INFINITY);
     for size in sizes {
         context.clear(0)?;
+        let start = Instant::now();
         decode(context, 0..size)?;
+        // A new shape builds a new graph, as a guess does most of the time.
+        let more = start.elapsed().as_secs_f32() / one.as_secs_f32() - 1.0;
+        cost = cost.min(more.max(0.0) / (size - 1).max(1) as f32);
         for (output, alone) in alone[..size as usize].iter().enumerate() {
             exact &= equal(context.logits(output)?, alone);
         }
@@ -38,7 +47,7 @@ pub(super) fn is_exact<const N: usize>(
         }
     }
     context.clear(0)?;
-    Ok(exact)
+    Ok(exact.then_some(cost))
 }
 
 fn equal(a: &[f32], b: &[f32]) -> bool {

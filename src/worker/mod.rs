@@ -76,11 +76,11 @@ impl Worker {
             swa_full: self.prepared.swa_full(),
         };
         let mut context = Context::new(self.model.clone(), &params, self.state.abort_flag())?;
-        let ended = self.try_out(&mut context).and_then(|(pace, draft_max)| {
+        let ended = self.try_out(&mut context).and_then(|(pace, guesses)| {
             self.state.set_prefill_piece(pace.piece());
-            self.state.set_draft_max(draft_max);
+            self.state.set_draft_max(guesses.most);
             ready();
-            Loop::new(&self, context, pace, draft_max).run()
+            Loop::new(&self, context, pace, guesses).run()
         });
         match ended {
             // The supervisor stops; it has ended the requests itself.
@@ -90,11 +90,11 @@ impl Worker {
     }
 
     /// What a new context can do: whether it decodes at all, how large pieces of prompts may be, how far it may guess.
-    fn try_out(&self, context: &mut Context) -> Result<(Pace, u32), Ended> {
+    fn try_out(&self, context: &mut Context) -> Result<(Pace, Guesses), Ended> {
         self.report_memory(context)?;
         self.decode_one(context)?;
         self.state.beat();
-        Ok((self.pace(context)?, self.draft_max(context)?))
+        Ok((self.pace(context)?, self.guesses(context)?))
     }
 
     /// Measured only where somebody can wait for a piece, and where results may depend on time.
@@ -111,26 +111,27 @@ impl Worker {
         Ok(pace)
     }
 
-    /// The engine's, or 0 where checking guesses would change answers.
-    fn draft_max(&self, context: &mut Context) -> Result<u32, NativeError> {
-        let wanted = self.prepared.draft_max();
-        if wanted == 0 {
-            return Ok(0);
+    /// How guesses are made: as the engine says, or none where checking them would change answers.
+    fn guesses(&self, context: &mut Context) -> Result<Guesses, NativeError> {
+        let most = self.prepared.draft_max();
+        if most == 0 {
+            return Ok(Guesses { most, cost: 0.0 });
         }
         // A guess of one slot, and a batch of several such: kernels take tokens in blocks of up to 16.
-        let (slot, all) = (1 + wanted, self.prepared.n_outputs().clamp(1 + wanted, 17));
+        let (slot, all) = (1 + most, self.prepared.n_outputs().clamp(1 + most, 17));
         let n_vocab = self.prepared.info().n_vocab;
         let sizes = [slot, all].map(|size| size.min(self.prepared.n_ctx()));
-        let exact = exact::is_exact(context, sizes, |position| (position * 31 % n_vocab).cast_signed())?;
+        let cost = exact::cost(context, sizes, |position| (position * 31 % n_vocab).cast_signed())?;
         self.state.beat();
-        if !exact {
-            tracing::warn!(
+        match cost {
+            Some(cost) => tracing::debug!(worker = self.index, cost, "guesses are exact"),
+            None => tracing::warn!(
                 worker = self.index,
                 "draft_max is without effect: with this model's quantisation, several tokens in one decode have other bits \
                  on this CPU than one by one"
-            );
+            ),
         }
-        Ok(if exact { wanted } else { 0 })
+        Ok(cost.map_or(Guesses { most: 0, cost: 0.0 }, |cost| Guesses { most, cost }))
     }
 
     /// A token that every vocabulary has.
@@ -169,6 +170,15 @@ impl Worker {
         context.clear(0)?;
         Ok(())
     }
+}
+
+/// How a worker guesses ahead.
+#[derive(Debug, Clone, Copy)]
+struct Guesses {
+    /// Most tokens; 0: not at all.
+    most: u32,
+    /// What checking one more token takes, in times of a decode of one.
+    cost: f32,
 }
 
 /// Why the loop ends before the queue does.

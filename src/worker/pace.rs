@@ -70,8 +70,9 @@ impl Pace {
         if self.limit == Duration::MAX {
             return self.piece;
         }
-        // A tenth is for what comes: the next piece has more before it.
-        let limit = self.limit.saturating_sub(self.plain).mul_f64(0.9);
+        // Many streams take most of the limit for themselves; prompts get three quarters at least, or they would never end. A
+        // tenth is for what comes: the next piece has more before it.
+        let limit = self.limit.saturating_sub(self.plain).max(self.limit * 3 / 4).mul_f64(0.9);
         let fits = limit.as_secs_f64() / took.as_secs_f64().max(1e-9) * f64::from(tokens);
         // One slow piece may have met a busy machine: no more than half is given up at a time.
         let next = (fits as u32).clamp(tokens / 2, tokens * 2);
@@ -141,6 +142,8 @@ mod tests {
         assert_eq!(pace.next_piece(16, MS * 1), 32, "and twice at a time");
         assert_eq!(pace.next_piece(4, MS * 5000), 4, "down to the smallest");
         assert_eq!(pace.next_piece(5, MS * 450), 4);
+        let crowded = Pace { piece: 64, limit: MS * 100, plain: MS * 500 };
+        assert_eq!(crowded.next_piece(16, MS * 67), 16, "three quarters of the limit, whatever the streams take");
         assert_eq!(Pace::fixed(63).next_piece(63, MS * 5000), 63);
         assert_eq!([1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 100].map(step_down), [1, 2, 3, 4, 4, 6, 6, 8, 12, 12, 96]);
     }

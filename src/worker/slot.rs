@@ -1,11 +1,11 @@
 //! One sequence of a worker's context, and the request it serves.
 
-use super::WorkerFault;
 use super::draft::Drafter;
 use super::logprobs::LogSoftmax;
 use super::random::{uniform, uniform_xtc};
 use super::stop::{Released, release};
 use super::utf8::Utf8Stream;
+use super::{Guesses, WorkerFault};
 use crate::event::{Event, FinishReason, Finished, Logprobs, Timings, Token, TokenLogprob, Usage};
 use crate::job::Job;
 use crate::native::{Draw, Model, NativeError, Sampler};
@@ -65,12 +65,12 @@ impl Running {
         prompt: Vec<i32>,
         limit: u32,
         piece: usize,
-        draft_max: u32,
+        guesses: Guesses,
         sampler: Sampler,
         echo: Option<String>,
     ) -> Self {
         let logprobs = job.request.logprobs.map(|n| LogSoftmax::new(n as usize));
-        let drafter = Drafter::new(job.request.draft_max.map_or(draft_max, |most| most.min(draft_max)));
+        let drafter = Drafter::new(job.request.draft_max.unwrap_or(guesses.most).min(guesses.most), guesses.cost);
         Self {
             job,
             prompt,
