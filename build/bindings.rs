@@ -7,7 +7,8 @@ use std::process::Command;
 
 /// Compiles the shim. It is ours and small, so it is compiled per build, apart from the cached engine.
 pub fn shim(sources: &Sources) -> Result<(), String> {
-    for file in ["native/shim.h", "native/shim_guard.h", "native/shim.cpp", "native/shim_sampler.cpp", "isolation/pen"] {
+    for file in ["native/shim.h", "native/shim_guard.h", "native/shim.cpp", "native/shim_sampler.cpp", "isolation/pen"]
+    {
         println!("cargo::rerun-if-changed=src/{file}");
     }
     let mut build = compile::base(true);

@@ -27,7 +27,7 @@ const FAULTS: &[(&str, Fault, &str, bool, i32)] = &[
 ];
 
 /// Runs the ignored test `child` in a process of its own.
-fn child(what: &str, fault: &str) -> Output {
+fn run(what: &str, fault: &str) -> Output {
     let this = std::env::current_exe().unwrap();
     Command::new(this)
         .args(["--exact", "child", "--ignored", "--nocapture"])
@@ -49,7 +49,7 @@ fn said(output: &Output) -> String {
 #[test]
 fn every_fault_stays_in_the_pen() {
     for (name, ..) in FAULTS {
-        let output = child("contained", name);
+        let output = run("contained", name);
         let text = said(&output);
         println!("{name}: {}", text.lines().find(|line| line.starts_with("took ")).unwrap_or_default());
         assert!(output.status.success() && text.contains("1 passed"), "{name}: {text}");
@@ -59,27 +59,27 @@ fn every_fault_stays_in_the_pen() {
 #[test]
 fn without_the_pen_it_ends_the_process() {
     for (name, _, _, _, signal) in FAULTS.iter().filter(|fault| fault.4 != 0) {
-        let output = child("bare", name);
+        let output = run("bare", name);
         assert_eq!(output.status.signal(), Some(*signal), "{name}: {}", said(&output));
     }
 }
 
 #[test]
 fn a_memory_fault_stops_the_supervisor_unless_it_is_told_to_go_on() {
-    let output = child("taint", "null-write");
+    let output = run("taint", "null-write");
     assert!(output.status.success(), "{}", said(&output));
 }
 
 #[test]
 fn an_endless_loop_is_ended_by_its_stall() {
-    let output = child("stall", "endless-loop");
+    let output = run("stall", "endless-loop");
     assert!(output.status.success(), "{}", said(&output));
 }
 
 /// A host's own fault dies as it would have, with the same signal.
 #[test]
 fn a_hosts_own_fault_is_left_alone() {
-    let output = child("host", "");
+    let output = run("host", "");
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{}", said(&output));
 }
 

@@ -3,6 +3,6 @@
 mod domain;
 pub(crate) mod thread;
 
+pub(crate) use domain::{FaultKind, handlers_installed, install_handlers};
 #[cfg(feature = "fault-injection")]
 pub(crate) use domain::{Injected, arm};
-pub(crate) use domain::{FaultKind, handlers_installed, install_handlers};

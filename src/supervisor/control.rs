@@ -6,8 +6,8 @@ use super::restart::{RestartLimiter, backoff};
 use super::shared::{STOPPED, Shared, Stage, fail_all};
 use crate::config::TaintPolicy;
 use crate::error::{Error, Result};
+use crate::isolation::FaultKind;
 use crate::isolation::thread::{self, Death};
-use crate::isolation::{FaultKind, install_handlers};
 use crate::job::Job;
 use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
 use crate::status::Status;
@@ -341,7 +341,8 @@ impl Control {
         let limit = Duration::from_millis(self.shared.config.stall_limit_ms);
         for i in 0..self.workers.len() {
             let idle_for = self.shared.workers[i].idle_for();
-            if idle_for > limit && !self.workers[i].condemned
+            if idle_for > limit
+                && !self.workers[i].condemned
                 && let Some(thread) = &self.workers[i].thread
             {
                 let why = format!("stall: its loop has not turned for {} ms", idle_for.as_millis());

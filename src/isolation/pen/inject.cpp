@@ -8,7 +8,7 @@
 
 namespace {
 
-volatile int zero = 0;
+volatile int zero = 0, dividend = 7;
 
 __attribute__((noinline)) int overflow(int depth) {
     volatile char page[4096];
@@ -22,7 +22,7 @@ void inject() {
     case LP_INJECT_WILD_WRITE: *reinterpret_cast<volatile int *>(static_cast<uintptr_t>(0xdead0000000)) = 1; break;
     case LP_INJECT_ABORT: GGML_ABORT("injected abort");
     case LP_INJECT_STACK_OVERFLOW: zero = overflow(1); break;
-    case LP_INJECT_DIVISION: zero = 1 / zero; break;
+    case LP_INJECT_DIVISION: dividend = dividend / zero; break;
     case LP_INJECT_ILLEGAL: __builtin_trap();
     case LP_INJECT_LOOP:
         for (;;) __asm__ volatile("" ::: "memory");
