@@ -7,17 +7,19 @@ use std::process::Command;
 
 /// Compiles the shim. It is ours and small, so it is compiled per build, apart from the cached engine.
 pub fn shim(sources: &Sources) -> Result<(), String> {
-    for file in ["shim.h", "shim_guard.h", "shim.cpp", "shim_sampler.cpp"] {
-        println!("cargo::rerun-if-changed=src/native/{file}");
+    for file in ["native/shim.h", "native/shim_guard.h", "native/shim.cpp", "native/shim_sampler.cpp", "isolation/pen"]
+    {
+        println!("cargo::rerun-if-changed=src/{file}");
     }
     let mut build = compile::base(true);
     build
         .files(["src/native/shim.cpp", "src/native/shim_sampler.cpp"])
         .includes(["include", "ggml/include", "src"].map(|dir| sources.llama_cpp.join(dir)))
+        .include("src/isolation/pen")
         .flag("-Wall")
         .flag("-Wextra");
     if std::env::var_os("CARGO_FEATURE_FAULT_INJECTION").is_some() {
-        build.define("LLAMAPEN_FAULT_INJECTION", None);
+        build.define("LLAMAPEN_FAULT_INJECTION", None).file("src/isolation/pen/inject.cpp");
     }
     build.try_compile("llamapen_shim").map_err(|e| format!("compiling src/native/shim.cpp: {e}"))?;
     println!("cargo::rustc-link-lib=static=llamapen_shim");
@@ -53,6 +55,7 @@ pub fn generate_here() -> Result<(), String> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo"));
     let mut builder = bindgen::Builder::default()
         .header("src/native/shim.h")
+        .header("src/isolation/pen/pen.h")
         .allowlist_item("(lp|LP)_.*")
         .prepend_enum_name(false)
         .generate_comments(true)

@@ -63,7 +63,6 @@ const LLAMA_CORE: &[&str] = &[
     "unicode.cpp",
 ];
 const GGML_BASE: &[&str] = &[
-    "ggml.c",
     "ggml-alloc.c",
     "ggml-backend.cpp",
     "ggml-backend-meta.cpp",
@@ -92,7 +91,7 @@ const GGML_CPU: &[&str] = &[
 const MODELS_PER_UNIT: usize = 16;
 
 pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
-    let ours = PathBuf::from("src/native");
+    let ours = PathBuf::from("src/isolation/pen");
     let (src, ggml, cpu) = (root.join("src"), root.join("ggml/src"), root.join("ggml/src/ggml-cpu"));
     let (inc, ggml_inc) = (root.join("include"), root.join("ggml/include"));
     let under = |dir: &Path, names: &[&str]| names.iter().map(|n| dir.join(n)).collect::<Vec<_>>();
@@ -136,14 +135,31 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
             arch_flags: true,
             forced_include: None,
         },
-        // The thread pool alone, with its busy-waiting replaced by one that yields.
+        // The thread pool: its threads belong to fault domains, and its busy-waiting yields.
         Group {
             name: "ggml-cpu-threads",
-            files: vec![cpu.join("ggml-cpu.c"), ours.join("relax.c")],
+            files: vec![cpu.join("ggml-cpu.c")],
             includes: cpu_includes(),
-            defines: cpu_defines(),
+            defines: cpu_defines().into_iter().chain([("LLAMAPEN_HOOK_THREADS", None)]).collect(),
             arch_flags: true,
-            forced_include: Some(ours.join("relax.h")),
+            forced_include: Some(ours.join("hooks.h")),
+        },
+        // Large blocks and aborts.
+        Group {
+            name: "ggml-memory",
+            files: vec![ggml.join("ggml.c")],
+            includes: vec![ggml.clone(), ggml_inc.clone()],
+            defines: common().into_iter().chain([("LLAMAPEN_HOOK_MEMORY", None)]).collect(),
+            arch_flags: false,
+            forced_include: Some(ours.join("hooks.h")),
+        },
+        Group {
+            name: "pen",
+            files: under(&ours, &["pen.c", "handlers.c", "blocks.c", "catch.cpp", "relax.c"]),
+            includes: vec![ours.clone()],
+            defines: vec![("_GNU_SOURCE", None)],
+            arch_flags: false,
+            forced_include: None,
         },
         Group {
             name: "llama",
@@ -184,7 +200,7 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
     ] {
         headers.extend(files_with(dir, &["h", "hpp", "inc"])?);
     }
-    headers.push(ours.join("relax.h"));
+    headers.extend(files_with(&ours, &["h"])?);
     let llama_version = cmake_version(&root.join("CMakeLists.txt"), "LLAMA_VERSION")?;
     let ggml_version = cmake_version(&root.join("ggml/CMakeLists.txt"), "GGML_VERSION")?;
     Ok(Sources { llama_cpp: root.to_owned(), groups, llama_version, ggml_version, commit: commit(root), headers })

@@ -543,9 +543,11 @@ int32_t llamapen_preflight(const char *config,
 /**
  * Starts to load the model and returns at once. Requests may be submitted right away.
  *
- * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "stall_limit_ms" (30000), "max_stall_ms"
- * (100): longest time, 10 to 60000, that running streams wait for a piece of another request's prompt. Unknown keys are
- * refused by name.
+ * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "queue_full" ("reject"; or
+ * "drop_oldest_batch": the batch request that has waited longest ends with QUEUE_FULL_DROP_LRU, if one waits),
+ * "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams wait for a piece of
+ * another request's prompt, "handoff_dir" (an existing directory for a file that says what is ready, see
+ * llamapen_supervisor_handoff_json). Unknown keys are refused by name.
  *
  * Restarts of workers that failed, times in milliseconds: the first one of a worker that had been ready is immediate, the
  * next waits "backoff_initial_ms" (1000), each further one twice as long up to "backoff_max_ms" (60000), give or take
@@ -556,6 +558,11 @@ int32_t llamapen_preflight(const char *config,
  * its breaker closes; failing before, it opens for twice as long, up to "breaker_open_max_ms" (3600000). While all
  * workers are out of service that way, the state is CIRCUIT_OPEN: what waits fails with POOL_UNAVAILABLE (retriable,
  * with the time until the next attempt), and so does llamapen_submit.
+ *
+ * "contain_faults" (true): handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL are installed once per process, which contain what
+ * the engine's own threads raise in its code and hand everything else on to those that were there before. "taint": what
+ * follows a contained memory fault, "stop" (the supervisor, never the host; default) or "continue". A worker that does not
+ * turn for "stall_limit_ms" is replaced.
  * Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
  */
 int32_t llamapen_supervisor_start(const struct llamapen_engine *engine,
@@ -588,12 +595,13 @@ int32_t llamapen_supervisor_reset_breaker(const struct llamapen_supervisor *supe
                                           struct llamapen_error **error);
 
 /**
- * State, load progress (0 to 1), queue depth, workers, the last error and its status as JSON. Waits for no decode. Freed
- * with llamapen_string_free.
+ * State, load progress (0 to 1), queue depth (also by priority), leases, workers, the last error and its status as
+ * JSON. Waits for no decode. Freed with llamapen_string_free.
  *
  * "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
- * is, all failed too often and are left alone for a while), FAILED (the first start did), STOPPED. Of each worker among
- * others "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION,
+ * is, all failed too often and are left alone for a while), DRAINING,
+ * FAILED (the first start did), STOPPED. Of each worker among
+ * others "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL,
  * HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), "message", "at_ms" since the start}.
  */
 int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *supervisor,
@@ -602,7 +610,8 @@ int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *superv
 
 /**
  * What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
- * "finished_total" by reason, "cancelled_total"), "queue_depth", "load_ms", "vram_used_bytes" (0 where no GPU computes),
+ * "finished_total" by reason, "cancelled_total"), "queue_depth", "queue_depth_by_priority",
+ * "leases", "load_ms", "vram_used_bytes" (0 where no GPU computes),
  * "last_error" and "last_error_status", and per worker tokens, slots, restarts, crashes by reason, memory and histograms of
  * times and batch sizes. Waits for no decode. Freed with llamapen_string_free.
  */

@@ -10,8 +10,14 @@ use serde::Serialize;
 pub enum CrashReason {
     /// A Rust panic.
     Panic,
-    /// A C++ exception, caught at the border.
+    /// A C++ exception.
     CppException,
+    /// An assertion of the engine failed.
+    Abort,
+    /// A memory fault, a division by zero or an illegal instruction in the engine.
+    Signal,
+    /// Its loop did not turn for too long.
+    Stall,
     /// The host's memory ran out, or the system gave no thread.
     HostOutOfMemory,
     /// The model's weights turned out to be damaged.
@@ -25,6 +31,9 @@ impl CrashReason {
     pub const ALL: &[CrashReason] = &[
         CrashReason::Panic,
         CrashReason::CppException,
+        CrashReason::Abort,
+        CrashReason::Signal,
+        CrashReason::Stall,
         CrashReason::HostOutOfMemory,
         CrashReason::LoadFailed,
         CrashReason::EngineError,
@@ -36,6 +45,9 @@ impl CrashReason {
         match self {
             Self::Panic => "PANIC",
             Self::CppException => "CPP_EXCEPTION",
+            Self::Abort => "ABORT",
+            Self::Signal => "SIGNAL",
+            Self::Stall => "STALL",
             Self::HostOutOfMemory => "HOST_OUT_OF_MEMORY",
             Self::LoadFailed => "LOAD_FAILED",
             Self::EngineError => "ENGINE_ERROR",
@@ -46,7 +58,9 @@ impl CrashReason {
     #[must_use]
     pub const fn status(self) -> Status {
         match self {
-            Self::Panic | Self::CppException | Self::EngineError => Status::WorkerReset,
+            Self::Panic | Self::CppException | Self::Abort | Self::Signal | Self::Stall | Self::EngineError => {
+                Status::WorkerReset
+            }
             Self::HostOutOfMemory => Status::OutOfMemory,
             Self::LoadFailed => Status::LoadFailed,
         }

@@ -69,7 +69,7 @@ mod worker;
 
 pub use build_info::{BuildInfo, build_info};
 pub use config::{
-    DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, QueueFullPolicy, Shrink, SupervisorConfig,
+    DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, QueueFullPolicy, Shrink, SupervisorConfig, TaintPolicy,
 };
 pub use crash::{Crash, CrashReason};
 pub use error::{Error, Rejected, Result};

@@ -179,6 +179,30 @@ pub enum Fault {
     FullCache,
     /// That batch is decoded, and reported as failed, once: as when a graph fails after a part of it was computed.
     FailedDecode,
+    /// A write to address 0, on the thread that decodes, inside a graph.
+    NullWrite,
+    /// A write to an address where nothing is, as above.
+    WildWrite,
+    /// `GGML_ABORT`, as above.
+    Abort,
+    /// A recursion without end, as above.
+    StackOverflow,
+    /// A division of whole numbers by zero, as above.
+    DivisionByZero,
+    /// An instruction that there is not, as above.
+    IllegalInstruction,
+    /// A loop without end, as above: only a stall ends it.
+    EndlessLoop,
+    /// A C++ exception out of a graph, as above.
+    Exception,
+    /// The write to address 0 on a compute thread.
+    ComputeNullWrite,
+    /// `GGML_ABORT` on a compute thread.
+    ComputeAbort,
+    /// The recursion without end on a compute thread.
+    ComputeStackOverflow,
+    /// The C++ exception on a compute thread.
+    ComputeException,
 }
 
 impl Default for Request {

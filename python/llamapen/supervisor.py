@@ -40,7 +40,12 @@ class Supervisor:
         workers, are used up. Then the worker is left alone for ``breaker_open_ms`` (300000) and tried once. Ready for
         ``breaker_stable_ms`` (60000), its breaker closes; failing before, it opens for twice as long, up to
         ``breaker_open_max_ms`` (3600000). While all workers are out of service that way, the state is CIRCUIT_OPEN and
-        requests are refused with a retriable `PoolUnavailable`."""
+        requests are refused with a retriable `PoolUnavailable`.
+
+        ``contain_faults`` (true): handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL are installed once per process, which
+        contain what the engine's own threads raise in its code and hand everything else on to those that were there before
+        (faulthandler, for one). ``taint``: what follows a contained memory fault, ``"stop"`` (the supervisor, never the
+        host; default) or ``"continue"``. A worker that does not turn for ``stall_limit_ms`` is replaced."""
         if config.get("handoff_dir") is not None:
             config["handoff_dir"] = os.fspath(config["handoff_dir"])
         options = encode(config)
@@ -62,10 +67,11 @@ class Supervisor:
     def health(self) -> Dict[str, Any]:
         """``state`` (STARTING, READY, DEGRADED, BACKOFF, CIRCUIT_OPEN, DRAINING, FAILED, STOPPED), ``live``, ``ready``,
         ``load_progress`` (0 to 1), ``queue_depth``,
-        ``queue_depth_by_priority``, ``leases``, ``workers``, ``last_error``, ``last_error_status``.
+        ``queue_depth_by_priority``, ``leases``, ``workers``, ``last_error``, ``last_error_status``, ``tainted``,
+        ``contains_faults``.
 
         Of each worker among others ``breaker`` (CLOSED, OPEN, HALF_OPEN: on trial) and ``last_crash``: ``None``, or
-        ``reason`` (PANIC, CPP_EXCEPTION, HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), ``message`` and
+        ``reason`` (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL, HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), ``message`` and
         ``at_ms`` since the start."""
         handle = self._open()
         health: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_health_json", handle.pointer))

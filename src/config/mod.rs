@@ -10,7 +10,7 @@ mod supervisor;
 
 pub use engine::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, MIN_CTX, Shrink};
 pub use kv_type::KvType;
-pub use supervisor::{QueueFullPolicy, SupervisorConfig};
+pub use supervisor::{QueueFullPolicy, SupervisorConfig, TaintPolicy};
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;

@@ -44,12 +44,19 @@ pub struct SupervisorConfig {
     /// A worker that was ready for this many milliseconds, 1 to 86400000, is trusted again: its breaker closes.
     /// Default: 60000.
     pub breaker_stable_ms: u64,
-    /// A worker whose loop has not turned for this many milliseconds is reported as not ready. Default: 30000.
+    /// A worker whose loop has not turned for this many milliseconds is not ready, and is replaced: it must be longer than any
+    /// decode takes. Default: 30000.
     pub stall_limit_ms: u64,
     /// Longest time in milliseconds, 10 to 60000, that running streams wait for a piece of another request's prompt and
     /// one decode of their own. Each worker with several slots measures at its start how large pieces may be, and uses
     /// that size for every prompt. Smaller stalls less and prefills slower. Default: 100.
     pub max_stall_ms: u64,
+    /// Installs handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL, once per process, which contain what the engine's own threads
+    /// raise in its code, and hand everything else on to the handlers that were there before. Without them a memory fault
+    /// or an abort of the engine ends the process. Default: true.
+    pub contain_faults: bool,
+    /// What follows a contained memory fault. Default: `stop`.
+    pub taint: TaintPolicy,
     /// An existing directory in which a file says what is ready (see [`HandoffRecord`](crate::HandoffRecord)), from when a
     /// worker is until the supervisor stops or gives up: `llamapen-POOL-REPLICA.json`, written whole or not at all. On a
     /// local disk: the supervisor waits for it. After a kill it stays, with a `pid` that is gone. Default: no file.
@@ -68,6 +75,18 @@ pub enum QueueFullPolicy {
     /// The batch request that has waited longest ends with `QUEUE_FULL_DROP_LRU`, and the new one takes a place, of
     /// whatever [`Priority`](crate::Priority) it is. Where no batch request waits, the new one is refused.
     DropOldestBatch,
+}
+
+/// What a supervisor does after a memory fault that was contained: something may have been written to before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TaintPolicy {
+    /// It stops, and says so in its health; the host goes on.
+    #[default]
+    Stop,
+    /// It restarts the worker as after any other fault.
+    Continue,
 }
 
 impl Default for SupervisorConfig {
@@ -89,6 +108,8 @@ impl Default for SupervisorConfig {
             stall_limit_ms: 30_000,
             max_stall_ms: 100,
             handoff_dir: None,
+            contain_faults: true,
+            taint: TaintPolicy::Stop,
         }
     }
 }
@@ -124,6 +145,27 @@ impl SupervisorConfig {
     #[must_use]
     pub fn with_handoff_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.handoff_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets [`contain_faults`](Self::contain_faults).
+    #[must_use]
+    pub fn with_contain_faults(mut self, contain: bool) -> Self {
+        self.contain_faults = contain;
+        self
+    }
+
+    /// Sets [`taint`](Self::taint).
+    #[must_use]
+    pub fn with_taint(mut self, policy: TaintPolicy) -> Self {
+        self.taint = policy;
+        self
+    }
+
+    /// Sets [`stall_limit_ms`](Self::stall_limit_ms).
+    #[must_use]
+    pub fn with_stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         self
     }
 

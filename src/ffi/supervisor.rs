@@ -33,6 +33,11 @@ pub struct llamapen_supervisor {
 /// its breaker closes; failing before, it opens for twice as long, up to "breaker_open_max_ms" (3600000). While all
 /// workers are out of service that way, the state is CIRCUIT_OPEN: what waits fails with POOL_UNAVAILABLE (retriable,
 /// with the time until the next attempt), and so does llamapen_submit.
+///
+/// "contain_faults" (true): handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL are installed once per process, which contain what
+/// the engine's own threads raise in its code and hand everything else on to those that were there before. "taint": what
+/// follows a contained memory fault, "stop" (the supervisor, never the host; default) or "continue". A worker that does not
+/// turn for "stall_limit_ms" is replaced.
 /// Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_start(
@@ -111,7 +116,7 @@ pub unsafe extern "C" fn llamapen_supervisor_reset_breaker(
 /// "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
 /// is, all failed too often and are left alone for a while), DRAINING,
 /// FAILED (the first start did), STOPPED. Of each worker among
-/// others "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION,
+/// others "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL,
 /// HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), "message", "at_ms" since the start}.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_health_json(

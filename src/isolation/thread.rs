@@ -1,15 +1,23 @@
-//! The thread tier: a fault domain is a thread of ours and the compute threads it starts.
+//! The thread tier: bodies run in fault domains, each watched by a warden, a thread of ours that never enters native code.
 //!
-//! What this contains so far: Rust panics (caught here) and C++ exceptions (caught in the shim). An abort or a memory
-//! fault inside llama.cpp is **not** contained yet: it ends the host process.
+//! Contained are Rust panics (caught here), C++ exceptions (caught in the shim), aborts of ggml, and what raises a signal
+//! inside the engine's code. docs/containment.md says what is not.
 
+use super::domain::{Domain, Fault};
+use parking_lot::Mutex;
 use std::any::Any;
 use std::cell::Cell;
+use std::ffi::CStr;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Address space for the stack. Tokenisers recurse with the length of a word; unused pages cost nothing.
 const STACK_BYTES: usize = 64 << 20;
+/// A warden runs the hosts' wakers and log subscribers when it tells of an end.
+const WARDEN_STACK_BYTES: usize = 1 << 20;
 
 thread_local! {
     static IN_DOMAIN: Cell<bool> = const { Cell::new(false) };
@@ -20,22 +28,95 @@ pub(crate) fn is_current() -> bool {
     IN_DOMAIN.try_with(Cell::get).unwrap_or(false)
 }
 
-/// Starts a domain's thread. `end` is called on it in every case, with what `body` returned or the text of its panic.
+/// How long the threads of a dead domain may take to park before its end is told, and before they are left alone.
+const PARK_SOON: Duration = Duration::from_millis(200);
+const PARK_AT_ALL: Duration = Duration::from_secs(10);
+
+/// How a body ended that did not return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// With the text of the panic.
+    Panic(String),
+    Fault(Fault),
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Panic(text) => write!(f, "panic: {text}"),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+/// A domain that runs, or did.
+pub(crate) struct Handle {
+    warden: JoinHandle<()>,
+    domain: Weak<Domain>,
+}
+
+impl Handle {
+    /// Waits until its end was told and, if its threads can be, they are gone.
+    pub(crate) fn join(self) {
+        // What could panic in it was caught.
+        let _ = self.warden.join();
+    }
+
+    /// Has the domain die, if it has not ended: its threads are parked where they stand.
+    pub(crate) fn condemn(&self, why: &CStr) {
+        if let Some(domain) = self.domain.upgrade() {
+            domain.condemn(why);
+        }
+    }
+}
+
+/// Runs `body` in a domain of its own. `end` is called on the warden in every case, with what `body` returned or what it
+/// died of; the handle is the warden's.
 ///
-/// The thread and all it starts block every signal that can be sent to the process: a host's handler never runs on one
-/// of them. Signals that a fault raises in the thread itself cannot be blocked.
-pub(crate) fn spawn<T>(
+/// All threads block every signal that can be sent to the process: a host's handler never runs on one of them. Signals that
+/// a fault raises in the thread itself cannot be blocked.
+pub(crate) fn spawn<T: Send + 'static>(
     name: String,
     body: impl FnOnce() -> T + Send + 'static,
-    end: impl FnOnce(Result<T, String>) + Send + 'static,
-) -> std::io::Result<JoinHandle<()>> {
+    end: impl FnOnce(Result<T, Death>) + Send + 'static,
+) -> std::io::Result<Handle> {
     let _blocked = BlockedSignals::new();
-    std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
+    let domain = Arc::new(Domain::new().ok_or(std::io::ErrorKind::OutOfMemory)?);
+    let watched = Arc::downgrade(&domain);
+    let warden = move || {
         IN_DOMAIN.set(true);
-        let result = catch_unwind(AssertUnwindSafe(body)).map_err(|panic| panic_text(panic.as_ref()));
+        let result = Arc::new(Mutex::new(None));
+        let run = {
+            let result = result.clone();
+            move || {
+                IN_DOMAIN.set(true);
+                let caught = catch_unwind(AssertUnwindSafe(body));
+                *result.lock() = Some(caught.map_err(|panic| Death::Panic(panic_text(panic.as_ref()))));
+            }
+        };
         // `end` only reports; should it panic, the thread still ends in order.
-        let _ = catch_unwind(AssertUnwindSafe(|| end(result)));
-    })
+        let end = |result| drop(catch_unwind(AssertUnwindSafe(|| end(result))));
+        if !domain.start(STACK_BYTES, Box::new(run)) {
+            return end(Err(Death::Panic("the system gives no thread".into())));
+        }
+        match domain.wait() {
+            None => {
+                domain.join();
+                let result = result.lock().take();
+                end(result.unwrap_or_else(|| Err(Death::Panic("it left no result".into()))));
+            }
+            Some(fault) => {
+                let parked = domain.park(PARK_SOON);
+                end(Err(Death::Fault(fault)));
+                // Else one is perhaps in an endless wait of the system's: then all stays as it is.
+                if parked || domain.park(PARK_AT_ALL) {
+                    domain.reap();
+                }
+            }
+        }
+    };
+    let warden = std::thread::Builder::new().name(name).stack_size(WARDEN_STACK_BYTES).spawn(warden)?;
+    Ok(Handle { warden, domain: watched })
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -91,8 +172,8 @@ mod tests {
         let (send, receive) = mpsc::channel();
         let thread =
             spawn("test".into(), || -> () { panic!("no {}", "llama") }, move |end| send.send(end).unwrap()).unwrap();
-        assert_eq!(receive.recv().unwrap(), Err("no llama".into()));
-        thread.join().unwrap();
+        assert_eq!(receive.recv().unwrap(), Err(Death::Panic("no llama".into())));
+        thread.join();
         assert!(!is_current());
     }
 
@@ -105,7 +186,7 @@ mod tests {
         };
         let before = blocked();
         let (send, receive) = mpsc::channel();
-        spawn("test".into(), blocked, move |end| send.send(end).unwrap()).unwrap().join().unwrap();
+        spawn("test".into(), blocked, move |end| send.send(end).unwrap()).unwrap().join();
         let inside = receive.recv().unwrap().unwrap();
         let bit = |signal: i32| 1u64 << (signal - 1);
         assert_eq!(inside & bit(libc::SIGTERM), bit(libc::SIGTERM));

@@ -20,7 +20,7 @@ pub(crate) use model::{LoadParams, Model, apply_chat_template};
 pub(crate) use sampler::{Draw, LogitBias, Sampler, Sampling, SamplingParams};
 
 #[allow(non_camel_case_types, non_upper_case_globals, dead_code, missing_docs, clippy::all)]
-mod sys {
+pub(crate) mod sys {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 

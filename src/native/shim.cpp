@@ -46,7 +46,11 @@ static lp_log_fn log_sink = nullptr;
 LP_Status lp_backend_init(lp_log_fn log, lp_error * error) {
     return guarded(error, LP_EXCEPTION, [&] {
         log_sink = log;
-        llama_log_set([](ggml_log_level level, const char * text, void *) { log_sink(level, text); }, nullptr);
+        llama_log_set([](ggml_log_level level, const char * text, void *) {
+            const llamapen::Outside outside;
+            log_sink(level, text);
+        }, nullptr);
+        ggml_set_abort_callback(lp_pen_abort);
         llama_backend_init();
         return LP_OK;
     });
@@ -64,6 +68,7 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
                                                    : (params->use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
         native_params.progress_callback_user_data = &progress;
         native_params.progress_callback = [](float done, void * user) {
+            const llamapen::Outside outside;
             auto * p = static_cast<Progress *>(user);
             p->stopped = p->params->progress != nullptr && !p->params->progress(done, p->params->user);
             return !p->stopped;
@@ -149,6 +154,7 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
         native_params.swa_full = params->swa_full;
         native_params.no_perf = true;
         native_params.abort_callback = [](void * flag) {
+            if (lp_pen_injector != nullptr) lp_pen_injector();
             return __atomic_load_n(static_cast<const int32_t *>(flag), __ATOMIC_RELAXED) != 0;
         };
         native_params.abort_callback_data = const_cast<int32_t *>(params->abort_flag);
@@ -204,7 +210,15 @@ LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t 
         // ggml calls them its reference. They neither tile queries, nor split one query's keys over the threads, nor
         // multiply blocks of rows: all that depends on how many tokens there are.
         if (context->cpu != nullptr) ggml_backend_cpu_set_use_ref(context->cpu, per_token);
-        switch (const int32_t code = llama_decode(context->context.get(), batch)) {
+        int32_t code = 0;
+        try {
+            code = llama_decode(context->context.get(), batch);
+        } catch (const std::exception & e) {
+            // The compute threads may wait for this one in a barrier, for ever.
+            lp_pen_thrown(e.what());
+            throw;
+        }
+        switch (code) {
             case 0:
                 if (!context->fail_next) return LP_OK;
                 context->fail_next = false;

@@ -1,6 +1,7 @@
 // Turns whatever llama.cpp throws into an lp_error. Every function of shim.h runs inside `guarded`.
 #pragma once
 
+#include "pen.h"
 #include "shim.h"
 
 #include <cstdio>
@@ -18,10 +19,23 @@ inline LP_Status fail(lp_error * error, LP_Status status, const char * message) 
     return status;
 }
 
+// Inside, and only inside, the thread may be parked where it stands.
+struct Pen {
+    Pen() { lp_pen_enter(); }
+    ~Pen() { lp_pen_leave(); }
+};
+
+// Around what runs in Rust.
+struct Outside {
+    const int depth = lp_pen_out();
+    ~Outside() { lp_pen_back(depth); }
+};
+
 // Runs `body`; an exception becomes `error` and the value `otherwise`.
 template <typename Body, typename Result>
 Result guarded(lp_error * error, Result otherwise, Body body) noexcept {
     try {
+        const Pen pen;
         return body();
     } catch (const std::bad_alloc & e) {
         fail(error, LP_OUT_OF_MEMORY, e.what());

@@ -3,16 +3,18 @@
 use super::deadline::Deadlines;
 use super::policy::{Action, BreakerState, RestartPolicy, Verdict};
 use super::shared::{Circuit, STOPPED, Shared, Stage, fail_all};
+use crate::config::TaintPolicy;
 use crate::crash::{Crash, CrashReason};
 use crate::error::{Error, Result};
-use crate::isolation::thread;
+use crate::isolation::FaultKind;
+use crate::isolation::thread::{self, Death};
 use crate::job::{Job, draw_seed};
 use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
 use crate::status::Status;
 use crate::worker::{Worker, WorkerFault};
 use crossbeam_channel::RecvTimeoutError;
+use std::ffi::CString;
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often the loop turns when nothing happens.
@@ -35,12 +37,12 @@ macro_rules! log_worker {
 
 /// What the control thread hears.
 pub(super) enum Report {
-    /// The loader ended: with a model, an error of llama.cpp, or the text of a panic.
-    Loaded(Result<Result<Model, NativeError>, String>),
+    /// The loader ended: with a model, an error of llama.cpp, or dead.
+    Loaded(Result<Result<Model, NativeError>, Death>),
     /// A worker decoded its first token.
     Ready(usize),
-    /// A worker ended: in order (because the queue closed), with a fault, or with the text of a panic.
-    Ended(usize, Result<Result<(), WorkerFault>, String>),
+    /// A worker ended: in order (because the queue closed), with a fault, or dead.
+    Ended(usize, Result<Result<(), WorkerFault>, Death>),
     /// A request has deadlines, or a nearer one than before.
     Watch(Weak<Job>),
     /// The owner wants all breakers closed.
@@ -55,10 +57,10 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
     };
     let done = {
         let shared = shared.clone();
-        move |end: Result<(), String>| match end {
+        move |end: Result<(), Death>| match end {
             Ok(()) => shared.set_stage(Stage::Stopped),
-            Err(panic) => {
-                let message = format!("the supervisor's own thread panicked (please report it): {panic}");
+            Err(death) => {
+                let message = format!("the supervisor's own thread died (please report it): {death}");
                 shared.close_queue(Status::Internal, &message);
                 shared.workers.iter().for_each(|w| fail_all(w.take_jobs(), Status::Internal, &message));
                 shared.set_stage(Stage::Failed(Status::Internal, message));
@@ -77,8 +79,12 @@ fn no_thread(error: std::io::Error) -> Error {
 struct Control {
     shared: Arc<Shared>,
     model: Option<Arc<Model>>,
-    loader: Option<JoinHandle<()>>,
-    workers: Vec<Option<JoinHandle<()>>>,
+    loader: Option<thread::Handle>,
+    workers: Vec<Option<thread::Handle>>,
+    /// Workers that stalled, and were told to die.
+    condemned: Vec<bool>,
+    /// Domains that died, and whose threads may not all be gone.
+    dead: Vec<thread::Handle>,
     policy: RestartPolicy,
     /// Of the breaker that opened last.
     why_open: String,
@@ -92,13 +98,16 @@ struct Control {
 impl Control {
     fn new(shared: Arc<Shared>) -> Self {
         let policy = RestartPolicy::new((&shared.config).into(), shared.workers.len());
-        let workers = shared.workers.iter().map(|_| None).collect();
+        let workers: Vec<_> = shared.workers.iter().map(|_| None).collect();
+        let condemned = vec![false; workers.len()];
         let now = Instant::now();
         Self {
             shared,
             model: None,
             loader: None,
             workers,
+            condemned,
+            dead: vec![],
             policy,
             why_open: String::new(),
             deadlines: Deadlines::new(now),
@@ -113,9 +122,11 @@ impl Control {
         loop {
             self.shared.control_turned();
             if self.stopping && self.loader.is_none() && self.workers.iter().all(Option::is_none) {
+                self.dead.drain(..).for_each(thread::Handle::join);
                 return;
             }
             self.act();
+            self.condemn_stalled();
             self.deadlines.turn(Instant::now());
             // Nothing is started any more once it stops: what was due would stay due.
             let restart = self.policy.next().filter(|_| !self.stopping);
@@ -152,7 +163,7 @@ impl Control {
         }
     }
 
-    fn loaded(&mut self, result: Result<Result<Model, NativeError>, String>) {
+    fn loaded(&mut self, result: Result<Result<Model, NativeError>, Death>) {
         join(self.loader.take());
         let model = self.shared.prepared.model().display().to_string();
         match result {
@@ -184,7 +195,7 @@ impl Control {
                 };
                 self.give_up(status, format!("loading {model}: {e}"));
             }
-            Err(panic) => self.give_up(Status::LoadFailed, format!("loading {model}: panic: {panic}")),
+            Err(death) => self.give_up(Status::LoadFailed, format!("loading {model}: {death}")),
         }
     }
 
@@ -233,8 +244,13 @@ impl Control {
         log_worker!(info, self, i, memory_bytes, vram_used_bytes, "worker ready");
     }
 
-    fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, String>) {
-        join(self.workers[i].take());
+    fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, Death>) {
+        // The threads of a dead domain may take time to go; its successor starts meanwhile.
+        match (self.workers[i].take(), &end) {
+            (Some(dead), Err(_)) => self.dead.push(dead),
+            (ended, _) => join(ended),
+        }
+        self.condemned[i] = false;
         let fault = match end {
             // In order, because the queue was closed: what was still running, or was taken just before, ends here.
             Ok(Ok(())) => {
@@ -247,9 +263,44 @@ impl Control {
                 return fail_all(self.shared.workers[i].take_jobs(), status, message);
             }
             Ok(Err(fault)) => fault,
-            Err(panic) => WorkerFault::new(CrashReason::Panic, format!("panic: {panic}")),
+            Err(death) => {
+                let reason = match &death {
+                    Death::Panic(_) => CrashReason::Panic,
+                    Death::Fault(fault) => match fault.kind {
+                        FaultKind::Signal => CrashReason::Signal,
+                        FaultKind::Abort => CrashReason::Abort,
+                        FaultKind::Exception => CrashReason::CppException,
+                        FaultKind::Stall => CrashReason::Stall,
+                    },
+                };
+                if reason == CrashReason::Signal && self.taint(i, &death) {
+                    return;
+                }
+                WorkerFault::new(reason, death.to_string())
+            }
         };
         self.failed(i, fault);
+    }
+
+    /// After a memory fault nobody knows what was written to before. True: the policy is to stop.
+    fn taint(&mut self, i: usize, death: &Death) -> bool {
+        self.shared.set_tainted();
+        let policy = self.shared.config.taint;
+        log_worker!(error, self, i, last_error = %death, ?policy, "the process is tainted by a memory fault");
+        if policy == TaintPolicy::Continue {
+            return false;
+        }
+        let message = format!(
+            "worker {i} failed: {death}. Memory of the process may be damaged, so this supervisor stopped; restart the process, or set taint to \"continue\""
+        );
+        let at_ms = self.shared.telemetry.uptime_ms();
+        self.shared.workers[i].crashed(Crash { reason: CrashReason::Signal, message: death.to_string(), at_ms });
+        self.shared.workers[i].set_ready(false);
+        for worker in &self.shared.workers {
+            fail_all(worker.take_jobs(), Status::WorkerReset, &message);
+        }
+        self.give_up(Status::WorkerReset, message);
+        true
     }
 
     fn failed(&mut self, i: usize, fault: WorkerFault) {
@@ -340,6 +391,23 @@ impl Control {
         self.publish();
     }
 
+    /// A worker whose loop does not turn, in an endless loop of the engine for one, is taken for dead.
+    fn condemn_stalled(&mut self) {
+        let limit = Duration::from_millis(self.shared.config.stall_limit_ms);
+        for i in 0..self.workers.len() {
+            let idle_for = self.shared.workers[i].idle_for();
+            if idle_for > limit
+                && !self.condemned[i]
+                && let Some(thread) = &self.workers[i]
+            {
+                let why = format!("stall: its loop has not turned for {} ms", idle_for.as_millis());
+                log_worker!(error, self, i, last_error = why, "worker stalled");
+                thread.condemn(&CString::new(why).expect("no NUL in it"));
+                self.condemned[i] = true;
+            }
+        }
+    }
+
     /// Ends everything for good; the reason stays in the health.
     fn give_up(&mut self, status: Status, message: String) {
         let pool_id = &self.shared.telemetry.identity.pool_id;
@@ -350,9 +418,9 @@ impl Control {
     }
 }
 
-fn join(handle: Option<JoinHandle<()>>) {
+fn join(handle: Option<thread::Handle>) {
     if let Some(handle) = handle {
-        // It has reported its end, so this is short; a panic was caught and reported before.
-        let _ = handle.join();
+        // It has reported its end, so this is short.
+        handle.join();
     }
 }

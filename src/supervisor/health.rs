@@ -53,6 +53,11 @@ pub struct Health {
     pub last_error: Option<String>,
     /// Its status.
     pub last_error_status: Option<Status>,
+    /// A memory fault was contained: nobody knows what had been written to before. See
+    /// [`SupervisorConfig::taint`](crate::SupervisorConfig::taint).
+    pub tainted: bool,
+    /// The signal handlers that contain faults are installed, and the host has not replaced them since.
+    pub contains_faults: bool,
 }
 
 /// Requests that wait for a slot, by their [`Priority`](crate::Priority).

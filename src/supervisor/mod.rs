@@ -25,6 +25,7 @@ pub(crate) use queue::{Popped, Queue};
 
 use crate::config::SupervisorConfig;
 use crate::error::Result;
+use crate::isolation::install_handlers;
 use crate::prepare::PreparedEngine;
 use crate::request::Request;
 use crate::stream::TokenStream;
@@ -49,6 +50,11 @@ impl Supervisor {
     pub fn start(engine: PreparedEngine, config: SupervisorConfig) -> Result<Self> {
         config.validate()?;
         engine.verify()?;
+        if config.contain_faults
+            && let Err(why) = install_handlers()
+        {
+            tracing::warn!(pool_id = engine.pool_id(), why, "faults of the engine are not contained");
+        }
         let shared = Arc::new(Shared::new(engine, config)?);
         exit::watch(&shared);
         control::start(&shared)?;

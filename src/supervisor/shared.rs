@@ -10,7 +10,7 @@ use crate::config::SupervisorConfig;
 use crate::error::{Error, Rejected, Result};
 use crate::event::Failed;
 use crate::heartbeat::Heartbeat;
-use crate::isolation::thread;
+use crate::isolation::{handlers_installed, thread};
 use crate::job::Job;
 use crate::prepare::PreparedEngine;
 use crate::process::Process;
@@ -21,7 +21,6 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Why requests end with `Draining`.
@@ -46,7 +45,7 @@ pub(super) struct Shared {
     pub workers: Vec<Arc<WorkerState>>,
     pub to_control: Sender<Report>,
     pub reports: Receiver<Report>,
-    pub control: Mutex<Option<JoinHandle<()>>>,
+    pub control: Mutex<Option<thread::Handle>>,
     pub telemetry: Arc<Telemetry>,
     pub gate: Gate,
     pub handoff: Handoff,
@@ -59,6 +58,7 @@ pub(super) struct Shared {
     phase_changed: Condvar,
     turns: Heartbeat,
     last_id: AtomicU64,
+    tainted: AtomicBool,
     process: Process,
 }
 
@@ -111,6 +111,7 @@ impl Shared {
             phase_changed: Condvar::new(),
             turns: Heartbeat::new(),
             last_id: AtomicU64::new(0),
+            tainted: AtomicBool::new(false),
             process: Process::current(),
         })
     }
@@ -131,6 +132,10 @@ impl Shared {
     pub(super) fn loading(&self, progress: f32) -> bool {
         self.load_progress.store(progress.to_bits(), Ordering::Relaxed);
         !self.load_cancelled.load(Ordering::Relaxed) && !self.is_stopping()
+    }
+
+    pub(super) fn set_tainted(&self) {
+        self.tainted.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn cancel_load(&self) {
@@ -275,6 +280,8 @@ impl Shared {
             workers: self.workers.iter().map(|w| self.worker_health(w)).collect(),
             last_error_status,
             last_error,
+            tainted: self.tainted.load(Ordering::Relaxed),
+            contains_faults: handlers_installed(),
         }
     }
 
@@ -318,7 +325,7 @@ impl Shared {
         if !thread::is_current() {
             let mut control = self.control.lock();
             if let Some(handle) = control.take() {
-                let _ = handle.join();
+                handle.join();
             }
         }
     }
@@ -338,7 +345,7 @@ mod tests {
 
     fn shared() -> Shared {
         let engine = crate::prepare(&EngineConfig::new(crate::test_model())).unwrap();
-        Shared::new(engine, SupervisorConfig::default())
+        Shared::new(engine, SupervisorConfig::default()).unwrap()
     }
 
     fn open(after: Duration) -> Option<Circuit> {
@@ -348,7 +355,7 @@ mod tests {
     fn queued(shared: &Shared) -> Arc<Job> {
         let job = Job::new(0, Request::prompt("a"), None, Arc::downgrade(&shared.queue), shared.telemetry.clone());
         let job = Arc::new(job);
-        assert!(shared.queue.push(job.clone()).is_ok());
+        assert!(shared.queue.push(job.clone(), false).is_ok());
         job
     }
 
@@ -375,7 +382,7 @@ mod tests {
         assert_eq!(failed(&after), None);
         shared.fail_if_open();
         assert!(failed(&after).is_some());
-        assert_eq!((shared.queue.len(), shared.health().state), (0, State::CircuitOpen));
+        assert_eq!((shared.queue.depths().total(), shared.health().state), (0, State::CircuitOpen));
     }
 
     #[test]

@@ -3,8 +3,29 @@
 use super::Ended;
 use super::batching::Loop;
 use super::slot::Running;
+use crate::isolation::Injected;
 use crate::native::throw_exception;
 use crate::request::Fault;
+
+/// What the next graph of this worker meets.
+fn arm(fault: Fault) {
+    let (injected, on_compute_thread) = match fault {
+        Fault::NullWrite => (Injected::NullWrite, false),
+        Fault::WildWrite => (Injected::WildWrite, false),
+        Fault::Abort => (Injected::Abort, false),
+        Fault::StackOverflow => (Injected::StackOverflow, false),
+        Fault::DivisionByZero => (Injected::Division, false),
+        Fault::IllegalInstruction => (Injected::Illegal, false),
+        Fault::EndlessLoop => (Injected::Loop, false),
+        Fault::Exception => (Injected::Throw, false),
+        Fault::ComputeNullWrite => (Injected::NullWrite, true),
+        Fault::ComputeAbort => (Injected::Abort, true),
+        Fault::ComputeStackOverflow => (Injected::StackOverflow, true),
+        Fault::ComputeException => (Injected::Throw, true),
+        Fault::Panic | Fault::CppException | Fault::BadToken | Fault::FullCache | Fault::FailedDecode => return,
+    };
+    crate::isolation::arm(injected, on_compute_thread);
+}
 
 impl Loop<'_> {
     /// Before the next batch is put together.
@@ -16,6 +37,7 @@ impl Loop<'_> {
                 Some(Fault::BadToken) => running.last = i32::MAX,
                 Some(Fault::FailedDecode) if running.generated == 1 => self.context.fail_next_decode(),
                 Some(Fault::FailedDecode | Fault::FullCache) | None => {}
+                Some(other) => arm(other),
             }
         }
         Ok(())

@@ -60,6 +60,11 @@ impl WorkerState {
         self.ready.load(Ordering::Acquire) && self.turns.age() < stall_limit
     }
 
+    /// How long ago its loop turned.
+    pub(crate) fn idle_for(&self) -> Duration {
+        self.turns.age()
+    }
+
     pub(crate) fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
     }

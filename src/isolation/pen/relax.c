@@ -1,5 +1,5 @@
-// The wait between two looks at ggml's barrier: see relax.h.
-#include "relax.h"
+// The wait between two looks at ggml's barrier: see hooks.h.
+#include "pen.h"
 
 #include <sched.h>
 #include <stdint.h>
@@ -20,6 +20,8 @@ static inline void pause_instruction(void) {
 // The counter is not reset when a wait ends, since this function cannot see it: over many waits it yields on every
 // SPINS_BEFORE_YIELDth pause, whichever wait that falls in. sched_yield with nobody else to run costs well under 1 µs.
 void llamapen_cpu_relax(void) {
+    lp_pen_poll();
+    if (lp_pen_injector != NULL) lp_pen_injector();
     static __thread uint32_t spins __attribute__((tls_model("initial-exec")));
     pause_instruction();
     if (++spins >= SPINS_BEFORE_YIELD) {

@@ -1,0 +1,190 @@
+//! One fault domain: a thread of ours and the compute threads that ggml starts from it. They die together.
+//!
+//! Safe wrapper of `pen/pen.h`, where the work is done: what runs in signal handlers and in the middle of ggml is C.
+
+use crate::native::sys;
+use std::ffi::{CStr, c_void};
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What a domain died of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub kind: FaultKind,
+    /// On one of ggml's compute threads, and not on the thread that decodes.
+    pub on_compute_thread: bool,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FaultKind {
+    /// A memory fault, a division by zero, an illegal instruction. Memory that others use may have been written to before.
+    Signal,
+    /// `GGML_ASSERT` or `GGML_ABORT`.
+    Abort,
+    /// A C++ exception where nobody could catch it.
+    Exception,
+    /// It was told to die, because it did not go on.
+    Stall,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        f.write_str(if self.on_compute_thread { ", on a compute thread" } else { "" })
+    }
+}
+
+/// Freed only when none of its threads is left; leaked otherwise.
+pub(super) struct Domain {
+    raw: NonNull<sys::lp_domain>,
+    is_empty: AtomicBool,
+}
+
+// SAFETY: all functions of pen.h may be called from any thread.
+unsafe impl Send for Domain {}
+// SAFETY: as above.
+unsafe impl Sync for Domain {}
+
+impl Domain {
+    pub(super) fn new() -> Option<Self> {
+        // SAFETY: takes nothing.
+        NonNull::new(unsafe { sys::lp_domain_new() }).map(|raw| Self { raw, is_empty: AtomicBool::new(true) })
+    }
+
+    /// Runs `body` on the domain's first thread. False: the system gives no thread.
+    pub(super) fn start(&self, stack_bytes: usize, body: Box<dyn FnOnce() + Send>) -> bool {
+        extern "C" fn run(data: *mut c_void) {
+            // SAFETY: made by Box::into_raw below, given to one thread once.
+            let body = unsafe { Box::from_raw(data.cast::<Box<dyn FnOnce() + Send>>()) };
+            body();
+        }
+        let data = Box::into_raw(Box::new(body));
+        self.is_empty.store(false, Ordering::Release);
+        // SAFETY: `run` fits the signature, does not unwind (the body catches), and takes `data` over where it is called.
+        let started = unsafe { sys::lp_domain_start(self.raw.as_ptr(), stack_bytes, Some(run), data.cast()) };
+        if !started {
+            self.is_empty.store(true, Ordering::Release);
+            // SAFETY: no thread took it.
+            drop(unsafe { Box::from_raw(data) });
+        }
+        started
+    }
+
+    /// Waits for its end: in order (`None`), or of a fault.
+    pub(super) fn wait(&self) -> Option<Fault> {
+        // SAFETY: the domain is alive.
+        match unsafe { sys::lp_domain_wait(self.raw.as_ptr()) } {
+            true => None,
+            false => Some(self.fault()),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        // SAFETY: plain data, for which zero is a valid value.
+        let mut raw: sys::lp_fault = unsafe { std::mem::zeroed() };
+        // SAFETY: the domain is alive, `raw` may be written to.
+        unsafe { sys::lp_domain_fault(self.raw.as_ptr(), &mut raw) };
+        // SAFETY: lp_copy ends every message with NUL.
+        let text = unsafe { CStr::from_ptr(raw.message.as_ptr()) }.to_string_lossy().into_owned();
+        let (kind, message) = match raw.kind as sys::LP_FaultKind {
+            sys::LP_FAULT_ABORT => (FaultKind::Abort, format!("abort: {text}")),
+            sys::LP_FAULT_THROW => (FaultKind::Exception, format!("C++ exception: {text}")),
+            sys::LP_FAULT_STALL => (FaultKind::Stall, text),
+            _ => (FaultKind::Signal, signal_text(&raw)),
+        };
+        Fault { kind, on_compute_thread: raw.on_compute_thread, message }
+    }
+
+    /// Has it die, as if it had faulted.
+    pub(super) fn condemn(&self, why: &CStr) {
+        // SAFETY: the domain is alive; the text is copied.
+        unsafe { sys::lp_domain_condemn(self.raw.as_ptr(), why.as_ptr()) }
+    }
+
+    /// Parks its threads, for at most so long. True: all of them.
+    pub(super) fn park(&self, wait: Duration) -> bool {
+        let us = u32::try_from(wait.as_micros()).unwrap_or(u32::MAX);
+        // SAFETY: the domain is alive.
+        unsafe { sys::lp_domain_park(self.raw.as_ptr(), us) == 0 }
+    }
+
+    /// Ends the threads, all of which are parked, and gives its large blocks of memory back.
+    pub(super) fn reap(&self) {
+        // SAFETY: called once, by the warden.
+        unsafe { sys::lp_domain_reap(self.raw.as_ptr()) }
+        self.is_empty.store(true, Ordering::Release);
+    }
+
+    /// After an end in order.
+    pub(super) fn join(&self) {
+        // SAFETY: its body has returned; called once, by the warden. ggml joined the compute threads when their pool was freed.
+        unsafe { sys::lp_domain_join(self.raw.as_ptr()) }
+        self.is_empty.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Domain {
+    fn drop(&mut self) {
+        if self.is_empty.load(Ordering::Acquire) {
+            // SAFETY: no thread of it is left.
+            unsafe { sys::lp_domain_free(self.raw.as_ptr()) }
+        }
+    }
+}
+
+fn signal_text(fault: &sys::lp_fault) -> String {
+    let name = match fault.signal {
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGILL => "SIGILL",
+        _ => "signal",
+    };
+    let place = if fault.pc == 0 { String::new() } else { format!(", at {:#x} in the engine", fault.pc) };
+    format!("{name} ({}), address {:#x}{place}", fault.signal, fault.address)
+}
+
+/// Installs the signal handlers, once per process; the reason where they cannot work.
+pub(crate) fn install_handlers() -> Result<(), String> {
+    let mut why = std::ptr::null();
+    // SAFETY: `why` may be written to, and is set to a static text where false is returned.
+    match unsafe { sys::lp_handlers_install(&mut why) } {
+        true => Ok(()),
+        // SAFETY: as above.
+        false => Err(unsafe { CStr::from_ptr(why) }.to_string_lossy().into_owned()),
+    }
+}
+
+/// Whether the system still calls ours: a host may have replaced them.
+pub(crate) fn handlers_installed() -> bool {
+    // SAFETY: reads what is installed.
+    unsafe { sys::lp_handlers_installed() }
+}
+
+/// A fault that the next graph of the calling thread's domain meets.
+#[cfg(feature = "fault-injection")]
+#[derive(Debug, Clone, Copy)]
+#[repr(i32)]
+pub(crate) enum Injected {
+    NullWrite = 1,
+    WildWrite = 2,
+    Abort = 3,
+    StackOverflow = 4,
+    Division = 5,
+    Illegal = 6,
+    Loop = 7,
+    Throw = 8,
+}
+
+/// Has it happen, on a compute thread or on the thread that decodes.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn arm(injected: Injected, on_compute_thread: bool) {
+    // SAFETY: both set plain values that the domain's threads read.
+    unsafe {
+        sys::lp_pen_inject();
+        sys::lp_pen_arm(injected as i32, on_compute_thread);
+    }
+}

@@ -1,0 +1,163 @@
+// Signals: what is a domain's fault is recorded and its thread parked, everything else goes on to whom it would have gone.
+#include "pen_internal.h"
+
+#include <errno.h>
+#include <link.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+static const int SIGNALS[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+enum { N_SIGNALS = sizeof SIGNALS / sizeof *SIGNALS };
+
+_Atomic bool lp_handlers_on;
+
+static struct sigaction before[N_SIGNALS];
+// Where the engine's code is.
+static uintptr_t text_begin, text_end, module_base;
+
+static int place_of(int signal) {
+    for (int i = 0; i < N_SIGNALS; i++) {
+        if (SIGNALS[i] == signal) return i;
+    }
+    return -1;
+}
+
+static bool in_engine(uintptr_t address) { return address >= text_begin && address < text_end; }
+
+// Where the thread was, and where its innermost call returns to.
+static void positions(const ucontext_t * context, uintptr_t * pc, uintptr_t * caller) {
+#if defined(__x86_64__)
+    *pc = (uintptr_t) context->uc_mcontext.gregs[REG_RIP];
+    const uintptr_t sp = (uintptr_t) context->uc_mcontext.gregs[REG_RSP];
+    // In a function without a frame of its own (memcpy and its like, or a jump to nowhere) the return address is on top.
+    *caller = sp % sizeof(uintptr_t) == 0 ? *(const uintptr_t *) sp : 0;
+#elif defined(__aarch64__)
+    *pc = context->uc_mcontext.pc;
+    *caller = context->uc_mcontext.regs[30];
+#endif
+}
+
+// Whether nobody outside the domain waits for what the thread may hold: it is in the engine's own code, or in a leaf function
+// that this calls. Inside malloc, for one, it is not.
+static bool holds_nothing(const ucontext_t * context, uintptr_t * pc) {
+    uintptr_t caller = 0;
+    *pc = 0;
+    // A stack that overflowed cannot be read; its top is where the engine's code stands then.
+    const uintptr_t here =
+#if defined(__x86_64__)
+        (uintptr_t) context->uc_mcontext.gregs[REG_RIP];
+#else
+        context->uc_mcontext.pc;
+#endif
+    *pc = here;
+    if (in_engine(here)) return true;
+    positions(context, pc, &caller);
+    return in_engine(caller);
+}
+
+// Interrupted in a wait for a futex: whoever wakes it finds others to wake.
+static bool waits(const ucontext_t * context) {
+#if defined(__x86_64__)
+    const unsigned char * next = (const unsigned char *) context->uc_mcontext.gregs[REG_RIP];
+    return next[-2] == 0x0f && next[-1] == 0x05;
+#else
+    const uint32_t * next = (const uint32_t *) context->uc_mcontext.pc;
+    return next[-1] == 0xd4000001;
+#endif
+}
+
+static void chain(int place, int signal, siginfo_t * info, void * context) {
+    const struct sigaction * host = &before[place];
+    if (host->sa_flags & SA_SIGINFO) return host->sa_sigaction(signal, info, context);
+    if (host->sa_handler != SIG_DFL && host->sa_handler != SIG_IGN) return host->sa_handler(signal);
+    const bool sent = info->si_code <= 0;
+    if (host->sa_handler == SIG_IGN && sent) return;
+    // The default: as it would have been, with the same signal. A fault comes again when this returns.
+    struct sigaction standard = { .sa_handler = SIG_DFL };
+    sigaction(signal, &standard, NULL);
+    if (sent) syscall(SYS_tgkill, getpid(), lp_tid(), signal);
+}
+
+static void handle(int signal, siginfo_t * info, void * given) {
+    const int saved = errno;
+    const ucontext_t * context = given;
+    const int place = place_of(signal);
+    lp_thread * thread = lp_find(lp_tid());
+    if (thread != NULL) {
+        uintptr_t pc;
+        if (signal == LP_PARK_SIGNAL && info->si_code == SI_TKILL && info->si_pid == getpid()) {
+            // From lp_domain_park, which asks again: where it cannot be parked now it may be able to later.
+            const bool dying = atomic_load(&thread->domain->dying);
+            if (dying && thread->pen > 0 && (holds_nothing(context, &pc) || waits(context))) lp_park(thread);
+            errno = saved;
+            return;
+        }
+        if (thread->pen > 0 && info->si_code > 0 && holds_nothing(context, &pc)) {
+            lp_fault fault = {
+                .kind = LP_FAULT_SIGNAL,
+                .signal = signal,
+                .code = info->si_code,
+                .address = (uintptr_t) info->si_addr,
+                .pc = in_engine(pc) ? pc - module_base : 0,
+                .tid = lp_tid(),
+                .on_compute_thread = thread->compute,
+            };
+            lp_record(thread->domain, &fault);
+            lp_park(thread);
+        }
+    }
+    errno = saved;
+    chain(place, signal, info, given);
+}
+
+// --- installing ---
+
+static int find_text(struct dl_phdr_info * info, size_t size, void * data) {
+    (void) size, (void) data;
+    const uintptr_t ours = (uintptr_t) &lp_pen_poll;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) * segment = &info->dlpi_phdr[i];
+        const uintptr_t begin = info->dlpi_addr + segment->p_vaddr;
+        if (segment->p_type == PT_LOAD && (segment->p_flags & PF_X) && ours >= begin && ours < begin + segment->p_memsz) {
+            module_base = info->dlpi_addr;
+            text_begin = begin;
+            text_end = begin + segment->p_memsz;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+bool lp_handlers_install(const char ** why) {
+    static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
+    static bool installed;
+    pthread_mutex_lock(&once);
+    if (!installed) {
+        dl_iterate_phdr(find_text, NULL);
+        // Where malloc is linked into the same code, a thread inside it could not be told from one that computes.
+        if (text_end == 0) *why = "the engine's code was not found in this process";
+        else if (in_engine((uintptr_t) &malloc)) *why = "the C library is linked statically";
+        else {
+            installed = lp_handlers_on = true;
+            struct sigaction ours = { .sa_flags = SA_SIGINFO | SA_ONSTACK };
+            ours.sa_sigaction = handle;
+            sigemptyset(&ours.sa_mask);
+            for (int i = 0; i < N_SIGNALS; i++) sigaction(SIGNALS[i], &ours, &before[i]);
+        }
+    }
+    const bool done = installed;
+    pthread_mutex_unlock(&once);
+    return done;
+}
+
+bool lp_handlers_installed(void) {
+    if (!lp_handlers_on) return false;
+    for (int i = 0; i < N_SIGNALS; i++) {
+        struct sigaction now;
+        if (sigaction(SIGNALS[i], NULL, &now) != 0 || !(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != handle) return false;
+    }
+    return true;
+}

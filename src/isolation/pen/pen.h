@@ -1,0 +1,104 @@
+// The pen: which threads belong to which fault domain, and what happens to them when one of them faults.
+//
+// All of it may run in a signal handler or in the middle of ggml: nothing here allocates, locks or calls stdio. A thread is
+// found by its tid in a table of fixed size; thread-local storage (initial-exec, so that no access allocates) is only a
+// shortcut for the threads' own use.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// What a domain ended of.
+typedef enum LP_FaultKind {
+    LP_FAULT_NONE = 0,
+    LP_FAULT_SIGNAL = 1, // a memory fault, a division by zero, an illegal instruction
+    LP_FAULT_ABORT = 2,  // GGML_ASSERT or GGML_ABORT
+    LP_FAULT_THROW = 3,  // a C++ exception on a compute thread
+    LP_FAULT_STALL = 4,  // told to end from outside
+} LP_FaultKind;
+
+// One fault domain. Owned by Rust; must live until no thread of it is left.
+typedef struct lp_domain lp_domain;
+
+// What was recorded of the first fault of a domain.
+typedef struct lp_fault {
+    int32_t kind; // LP_FaultKind
+    int32_t signal;
+    int32_t code;     // si_code
+    uint64_t address; // si_addr
+    uint64_t pc;      // offset in this module, or 0
+    int32_t tid;
+    bool on_compute_thread;
+    char message[512];
+} lp_fault;
+
+lp_domain * lp_domain_new(void);
+// Only when it has no threads any more.
+void lp_domain_free(lp_domain * domain);
+
+// Starts the domain's first thread, which runs body(data) in it.
+bool lp_domain_start(lp_domain * domain, size_t stack_bytes, void (*body)(void *), void * data);
+// Waits until the body has returned (true) or the domain has faulted (false).
+bool lp_domain_wait(lp_domain * domain);
+// What happened, once it has.
+bool lp_domain_fault(const lp_domain * domain, lp_fault * fault);
+// Marks the domain as dying because of a stall, and as faulted, if it is not already.
+void lp_domain_condemn(lp_domain * domain, const char * message);
+// Asks the threads that are not parked yet to park, waits at most wait_us, and says how many are not.
+int lp_domain_park(lp_domain * domain, unsigned wait_us);
+// Ends all parked threads and joins them; those that are not parked stay. Frees what the domain allocated in large blocks.
+void lp_domain_reap(lp_domain * domain);
+// Joins the first thread after its body has returned.
+void lp_domain_join(lp_domain * domain);
+// Bytes of large blocks that the domain holds.
+size_t lp_domain_bytes(const lp_domain * domain);
+
+// Installs the handlers, once. False: they cannot work in this process, and why.
+bool lp_handlers_install(const char ** why);
+// Whether ours are still what the kernel calls.
+bool lp_handlers_installed(void);
+
+// Called by the shim around each call of llama.cpp: only in between can a thread be parked where it stands. Nested.
+void lp_pen_enter(void);
+void lp_pen_leave(void);
+// The same for callbacks into Rust, in the opposite order. Returns what lp_pen_back takes.
+int lp_pen_out(void);
+void lp_pen_back(int depth);
+
+// ggml's abort callback: does not return on a domain's thread.
+void lp_pen_abort(const char * message);
+
+// An exception left a graph that is computed, which other threads of the domain wait in. As lp_pen_abort.
+void lp_pen_thrown(const char * message);
+
+// Parks the calling thread if its domain is dying. Called by ggml's waiting loops.
+void lp_pen_poll(void);
+
+// For fault injection: what the next thread of the domain does that polls, or computes.
+typedef enum LP_Injected {
+    LP_INJECT_NOTHING = 0,
+    LP_INJECT_NULL_WRITE = 1,
+    LP_INJECT_WILD_WRITE = 2,
+    LP_INJECT_ABORT = 3,
+    LP_INJECT_STACK_OVERFLOW = 4,
+    LP_INJECT_DIVISION = 5,
+    LP_INJECT_ILLEGAL = 6,
+    LP_INJECT_LOOP = 7,
+    LP_INJECT_THROW = 8,
+} LP_Injected;
+void lp_pen_arm(int injected, bool on_compute_thread);
+// What the calling thread is to do, once; 0: nothing.
+int lp_pen_take_armed(void);
+// In builds with fault injection: makes all of it happen.
+void lp_pen_inject(void);
+// Called in ggml's waiting loops and between its operations, if set.
+extern void (*lp_pen_injector)(void);
+
+#ifdef __cplusplus
+}
+#endif
