@@ -1,0 +1,79 @@
+"""Faults of the engine stay in the pen inside a Python process, and Python's own are Python's."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import unittest
+from pathlib import Path
+
+import support
+
+HERE = Path(__file__).resolve().parent
+
+
+def run(body):
+    """Runs `body` in a process of its own, with a ready supervisor of an engine with two threads."""
+    head = """
+        import faulthandler
+        import support
+        from llamapen import Failed, Supervisor
+
+        def start(**config):
+            supervisor = Supervisor(support.engine(n_ctx=256, threads=2), **config)
+            supervisor.wait_ready(60)
+            return supervisor
+
+        def ask(supervisor, **more):
+            *_, last = supervisor.submit("One, two,", max_tokens=6, ignore_eos=True, **more)
+            return last
+    """
+    script = textwrap.dedent(head) + textwrap.dedent(body)
+    return subprocess.run([sys.executable, "-c", script], cwd=HERE, capture_output=True, text=True, timeout=300)
+
+
+@unittest.skipUnless("fault-injection" in support.llamapen.build_info()["features"], "this build does not inject faults")
+class Containment(unittest.TestCase):
+    def test_faults_of_the_engine_end_a_worker_and_not_python(self):
+        for handler in ("pass", "faulthandler.enable()"):
+            with self.subTest(handler=handler):
+                # `faulthandler` before the supervisor: it is called for what is not the engine's.
+                done = run(f"""
+                    {handler}
+                    with start(taint="continue") as supervisor:
+                        for fault in ("null_write", "abort", "compute_null_write", "stack_overflow"):
+                            last = ask(supervisor, fault=fault)
+                            assert isinstance(last, Failed) and last.error.status_name == "WORKER_RESET", last
+                            assert ask(supervisor).reason == "length"
+                        health = supervisor.health()
+                        assert health["tainted"] and health["contains_faults"], health
+                        reasons = supervisor.metrics()["workers"][0]["crashes_total"]
+                        assert (reasons["SIGNAL"], reasons["ABORT"]) == (3, 1), reasons
+                    print("alive")
+                """)
+                self.assertEqual((done.returncode, done.stdout), (0, "alive\n"), done.stderr)
+
+    def test_a_memory_fault_stops_the_supervisor(self):
+        done = run("""
+            supervisor = start()
+            assert isinstance(ask(supervisor, fault="null_write"), Failed)
+            import time
+            while supervisor.health()["state"] != "FAILED":
+                time.sleep(0.01)
+            assert supervisor.health()["tainted"]
+            print("alive")
+        """)
+        self.assertEqual((done.returncode, done.stdout), (0, "alive\n"), done.stderr)
+
+    def test_pythons_own_faults_are_shown_by_faulthandler(self):
+        done = run("""
+            faulthandler.enable()
+            supervisor = start()
+            faulthandler._sigsegv()
+        """)
+        self.assertEqual(done.returncode, -signal.SIGSEGV)
+        self.assertIn("Fatal Python error: Segmentation fault", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
