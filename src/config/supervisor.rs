@@ -47,9 +47,10 @@ pub struct SupervisorConfig {
     /// A worker whose loop has not turned for this many milliseconds is not ready, and is replaced: it must be longer than any
     /// decode takes. Default: 30000.
     pub stall_limit_ms: u64,
-    /// Longest time in milliseconds, 10 to 60000, that running streams wait for a piece of another request's prompt and
-    /// one decode of their own. Each worker with several slots measures at its start how large pieces may be, and uses
-    /// that size for every prompt. Smaller stalls less and prefills slower. Default: 100.
+    /// Longest time in milliseconds, 10 to 60000, that running streams wait for a piece of another request's prompt and one
+    /// decode of their own. Each worker with several slots measures at its start how large pieces may be, and while others
+    /// wait each prompt corrects that by what its last piece took. Where the streams' own decodes take most of the time,
+    /// a piece takes three quarters of it beside them. Smaller stalls less and prefills slower. Default: 100.
     pub max_stall_ms: u64,
     /// Installs handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL, once per process, which contain what the engine's own threads
     /// raise in its code, and hand everything else on to the handlers that were there before. Without them a memory fault
