@@ -47,7 +47,7 @@ fn it_says_what_is_ready_and_the_file_says_the_same_until_the_stop() {
     assert!((before..=now_ms()).contains(&made.ready_at_ms), "{made:?}");
 
     let path = dir.path().join("llamapen-chat-7.json");
-    assert_eq!(files(dir.path()), [path.clone()], "nothing else is left there");
+    assert_eq!(files(dir.path()), std::slice::from_ref(&path), "nothing else is left there");
     assert_eq!(record(&path), made);
     supervisor.stop().unwrap();
     assert_eq!(files(dir.path()), [] as [PathBuf; 0]);
