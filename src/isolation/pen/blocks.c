@@ -51,10 +51,12 @@ void lp_pen_free(void * place) {
     if (place == NULL || (uintptr_t) place % PAGE != 0 || block->itself != block || block->mark != MARK) return free(place);
     const int depth = lp_pen_out();
     pthread_mutex_lock(&lists);
-    if (block->previous != NULL) block->previous->next = block->next;
-    else block->domain->blocks = block->next;
-    if (block->next != NULL) block->next->previous = block->previous;
-    block->domain->block_bytes -= block->bytes;
+    if (block->domain != NULL) {
+        if (block->previous != NULL) block->previous->next = block->next;
+        else block->domain->blocks = block->next;
+        if (block->next != NULL) block->next->previous = block->previous;
+        block->domain->block_bytes -= block->bytes;
+    }
     pthread_mutex_unlock(&lists);
     lp_pen_back(depth);
     munmap(block, block->bytes);
@@ -71,6 +73,19 @@ void lp_free_blocks(lp_domain * domain) {
         munmap(block, block->bytes);
         block = next;
     }
+}
+
+void lp_leave_blocks(lp_domain * domain) {
+    pthread_mutex_lock(&lists);
+    for (lp_block * block = domain->blocks; block != NULL;) {
+        lp_block * next = block->next;
+        block->domain = NULL;
+        block->next = block->previous = NULL;
+        block = next;
+    }
+    domain->blocks = NULL;
+    domain->block_bytes = 0;
+    pthread_mutex_unlock(&lists);
 }
 
 size_t lp_domain_bytes(const lp_domain * domain) { return domain->block_bytes; }

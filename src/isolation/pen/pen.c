@@ -63,7 +63,10 @@ void lp_give_entry(lp_thread * thread) {
 
 lp_domain * lp_domain_new(void) { return calloc(1, sizeof(lp_domain)); }
 
-void lp_domain_free(lp_domain * domain) { free(domain); }
+void lp_domain_free(lp_domain * domain) {
+    lp_leave_blocks(domain);
+    free(domain);
+}
 
 // --- starting ---
 

@@ -61,6 +61,8 @@ bool lp_record(lp_domain * domain, const lp_fault * fault);
 void lp_park(lp_thread * thread) __attribute__((noreturn));
 void lp_copy(char * to, size_t size, const char * from);
 void lp_free_blocks(lp_domain * domain);
+// What the domain allocated is nobody's from now on, and outlives it: weights that the loader repacked.
+void lp_leave_blocks(lp_domain * domain);
 // The calling thread's; NULL for a thread of the host.
 lp_domain * lp_current_domain(void);
 // In catch.cpp: runs a compute thread's body; what it throws ends the domain.

@@ -153,7 +153,12 @@ mod tests {
 
         fn pop(&mut self, order: &mut Order<Item>) {
             let (interactive, batch) = order.lens();
-            let Some(item) = order.pop() else { return assert_eq!((interactive, batch), (0, 0)) };
+            let popped = order.pop();
+            if batch == 0 {
+                // Nobody of it was passed over; who comes later begins anew.
+                self.passed_over = 0;
+            }
+            let Some(item) = popped else { return assert_eq!((interactive, batch), (0, 0)) };
             if item.priority == Priority::Batch && interactive > 0 {
                 let row = self.popped.iter().rev().take_while(|item| item.priority == Priority::Interactive);
                 assert!(row.count() >= INTERACTIVE_IN_A_ROW, "batch goes first only after a whole row");
