@@ -66,7 +66,20 @@ def compare(before, when):
 
 class Traces(unittest.TestCase):
     def test_loading_and_using_changes_nothing_and_prints_nothing(self):
-        script = SNAPSHOT + """
+        self.use("contain_faults=False", "before = before")
+
+    def test_a_supervisor_installs_the_handlers_that_contain_faults_and_nothing_else(self):
+        self.use("", """
+def with_ours(line):
+    name, bits = line.split()
+    ours = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+    return f"{name}\\t{int(bits, 16) | sum(1 << (number - 1) for number in ours):016x}\\n"
+before["signals"] = [with_ours(line) if line.startswith("SigCgt") else line for line in before["signals"]]
+""")
+
+    def use(self, config, then):
+        """`then` says what has changed once there is a supervisor."""
+        script = SNAPSHOT + f"""
 import gc, threading, support, llamapen
 from llamapen import _library
 # With a process' first thread, the C library catches a signal for itself.
@@ -78,7 +91,8 @@ before = snapshot()
 _library.library()
 compare(before, "loading")
 llamapen.build_info()
-with llamapen.Supervisor(support.engine()) as supervisor:
+{then}
+with llamapen.Supervisor(support.engine(), {config}) as supervisor:
     stream = supervisor.submit("Hello", max_tokens=3)
     assert stream.text()
     running = supervisor.submit(**support.ENDLESS)
