@@ -39,7 +39,6 @@ int lp_pen_memalign(void ** place, size_t alignment, size_t size) {
     block->next = domain->blocks;
     if (block->next != NULL) block->next->previous = block;
     domain->blocks = block;
-    domain->block_bytes += bytes;
     pthread_mutex_unlock(&lists);
     lp_pen_back(depth);
     *place = (char *) block + PAGE;
@@ -55,7 +54,6 @@ void lp_pen_free(void * place) {
         if (block->previous != NULL) block->previous->next = block->next;
         else block->domain->blocks = block->next;
         if (block->next != NULL) block->next->previous = block->previous;
-        block->domain->block_bytes -= block->bytes;
     }
     pthread_mutex_unlock(&lists);
     lp_pen_back(depth);
@@ -66,7 +64,6 @@ void lp_free_blocks(lp_domain * domain) {
     pthread_mutex_lock(&lists);
     lp_block * block = domain->blocks;
     domain->blocks = NULL;
-    domain->block_bytes = 0;
     pthread_mutex_unlock(&lists);
     while (block != NULL) {
         lp_block * next = block->next;
@@ -84,8 +81,5 @@ void lp_leave_blocks(lp_domain * domain) {
         block = next;
     }
     domain->blocks = NULL;
-    domain->block_bytes = 0;
     pthread_mutex_unlock(&lists);
 }
-
-size_t lp_domain_bytes(const lp_domain * domain) { return domain->block_bytes; }

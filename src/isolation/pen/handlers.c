@@ -27,44 +27,39 @@ static int place_of(int signal) {
 
 static bool in_engine(uintptr_t address) { return address >= text_begin && address < text_end; }
 
-// Where the thread was, and where its innermost call returns to.
-static void positions(const ucontext_t * context, uintptr_t * pc, uintptr_t * caller) {
+// Where the thread was.
+static uintptr_t position(const ucontext_t * context) {
 #if defined(__x86_64__)
-    *pc = (uintptr_t) context->uc_mcontext.gregs[REG_RIP];
-    const uintptr_t sp = (uintptr_t) context->uc_mcontext.gregs[REG_RSP];
-    // In a function without a frame of its own (memcpy and its like, or a jump to nowhere) the return address is on top.
-    *caller = sp % sizeof(uintptr_t) == 0 ? *(const uintptr_t *) sp : 0;
+    return (uintptr_t) context->uc_mcontext.gregs[REG_RIP];
 #elif defined(__aarch64__)
-    *pc = context->uc_mcontext.pc;
-    *caller = context->uc_mcontext.regs[30];
+    return context->uc_mcontext.pc;
+#endif
+}
+
+// Where a function without a frame of its own (memcpy and its like, or a jump to nowhere) returns to.
+static uintptr_t caller(const ucontext_t * context) {
+#if defined(__x86_64__)
+    const uintptr_t sp = (uintptr_t) context->uc_mcontext.gregs[REG_RSP];
+    return sp % sizeof(uintptr_t) == 0 ? *(const uintptr_t *) sp : 0;
+#elif defined(__aarch64__)
+    return context->uc_mcontext.regs[30];
 #endif
 }
 
 // Whether nobody outside the domain waits for what the thread may hold: it is in the engine's own code, or in a leaf function
-// that this calls. Inside malloc, for one, it is not.
-static bool holds_nothing(const ucontext_t * context, uintptr_t * pc) {
-    uintptr_t caller = 0;
-    *pc = 0;
-    // A stack that overflowed cannot be read; its top is where the engine's code stands then.
-    const uintptr_t here =
-#if defined(__x86_64__)
-        (uintptr_t) context->uc_mcontext.gregs[REG_RIP];
-#else
-        context->uc_mcontext.pc;
-#endif
-    *pc = here;
-    if (in_engine(here)) return true;
-    positions(context, pc, &caller);
-    return in_engine(caller);
+// that this calls. Inside malloc, for one, it is not. The position first: a stack that overflowed cannot be read, and then
+// the engine's code stands on top of it.
+static bool holds_nothing(const ucontext_t * context) {
+    return in_engine(position(context)) || in_engine(caller(context));
 }
 
 // Interrupted in a wait for a futex: whoever wakes it finds others to wake.
 static bool waits(const ucontext_t * context) {
 #if defined(__x86_64__)
-    const unsigned char * next = (const unsigned char *) context->uc_mcontext.gregs[REG_RIP];
+    const unsigned char * next = (const unsigned char *) position(context);
     return next[-2] == 0x0f && next[-1] == 0x05;
 #else
-    const uint32_t * next = (const uint32_t *) context->uc_mcontext.pc;
+    const uint32_t * next = (const uint32_t *) position(context);
     return next[-1] == 0xd4000001;
 #endif
 }
@@ -87,15 +82,15 @@ static void handle(int signal, siginfo_t * info, void * given) {
     const int place = place_of(signal);
     lp_thread * thread = lp_find(lp_tid());
     if (thread != NULL) {
-        uintptr_t pc;
+        const uintptr_t pc = position(context);
         if (signal == LP_PARK_SIGNAL && info->si_code == SI_TKILL && info->si_pid == getpid()) {
             // From lp_domain_park, which asks again: where it cannot be parked now it may be able to later.
             const bool dying = atomic_load(&thread->domain->dying);
-            if (dying && thread->pen > 0 && (holds_nothing(context, &pc) || waits(context))) lp_park(thread);
+            if (dying && thread->pen > 0 && (holds_nothing(context) || waits(context))) lp_park(thread);
             errno = saved;
             return;
         }
-        if (thread->pen > 0 && info->si_code > 0 && holds_nothing(context, &pc)) {
+        if (thread->pen > 0 && info->si_code > 0 && holds_nothing(context)) {
             lp_fault fault = {
                 .kind = LP_FAULT_SIGNAL,
                 .signal = signal,

@@ -56,9 +56,18 @@ static lp_thread * take_entry(lp_domain * domain, bool compute) {
 }
 
 // The thread ends in order, or was joined: its entry is free again.
-void lp_give_entry(lp_thread * thread) {
+static void give_entry(lp_thread * thread) {
     munmap(thread->stack, LP_HANDLER_STACK);
     atomic_store(&thread->tid, 0);
+}
+
+// The calling thread ends in order.
+static void leave(void) {
+    const stack_t none = { .ss_flags = SS_DISABLE };
+    sigaltstack(&none, NULL);
+    lp_thread * entry = self;
+    self = NULL;
+    give_entry(entry);
 }
 
 lp_domain * lp_domain_new(void) { return calloc(1, sizeof(lp_domain)); }
@@ -80,15 +89,8 @@ static void * first_thread(void * given) {
     const start args = *(start *) given;
     free(given);
     self = take_entry(args.domain, false);
-    if (self != NULL) atomic_store(&args.domain->first, self);
     args.body(args.data);
-    if (self != NULL) {
-        const stack_t none = { .ss_flags = SS_DISABLE };
-        sigaltstack(&none, NULL);
-        lp_thread * entry = self;
-        self = NULL;
-        lp_give_entry(entry);
-    }
+    if (self != NULL) leave();
     atomic_store(&args.domain->ended, 1);
     atomic_fetch_add(&args.domain->changed, 1);
     wake_all(&args.domain->changed);
@@ -233,11 +235,7 @@ static void * compute_thread(void * given) {
     void * result = lp_pen_catch(args.body, args.data);
     self->pen = 0;
     lp_pen_poll();
-    const stack_t none = { .ss_flags = SS_DISABLE };
-    sigaltstack(&none, NULL);
-    lp_thread * entry = self;
-    self = NULL;
-    lp_give_entry(entry);
+    leave();
     return result;
 }
 
@@ -297,7 +295,7 @@ void lp_domain_reap(lp_domain * domain) {
     wake_all(&domain->released);
     for (size_t i = 0; i < n; i++) {
         pthread_join(handles[i], NULL);
-        lp_give_entry(entries[i]);
+        give_entry(entries[i]);
     }
     lp_free_blocks(domain);
 }

@@ -55,8 +55,6 @@ int lp_domain_park(lp_domain * domain, unsigned wait_us);
 void lp_domain_reap(lp_domain * domain);
 // Joins the first thread after its body has returned.
 void lp_domain_join(lp_domain * domain);
-// Bytes of large blocks that the domain holds.
-size_t lp_domain_bytes(const lp_domain * domain);
 
 // Installs the handlers, once. False: they cannot work in this process, and why.
 bool lp_handlers_install(const char ** why);

@@ -43,9 +43,7 @@ struct lp_domain {
     bool armed_compute;
     lp_fault fault;
     pthread_t handle;
-    _Atomic(lp_thread *) first;
     _Atomic(struct lp_block *) blocks;
-    _Atomic size_t block_bytes;
 };
 
 // Without handlers nothing can be parked where it stands, and nothing is contained but what is caught.
