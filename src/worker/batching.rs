@@ -96,13 +96,19 @@ impl<'a> Loop<'a> {
     }
 
     /// Moves a running request beside the others, one per turn.
-    fn close_ranks(&mut self) -> Result<(), WorkerFault> {
+    fn close_ranks(&mut self) -> Result<(), Ended> {
         self.runs.clear();
         self.runs.extend(self.slots.iter().map(Option::is_some));
-        if let Some((from, to)) = close_ranks(&self.runs)
-            && self.cache.exchange(&mut self.context, from, to)?
-        {
-            self.slots.swap(from, to);
+        let Some((from, to)) = close_ranks(&self.runs) else { return Ok(()) };
+        let held = self.cache.tokens(from).len();
+        if !self.cache.exchange(&mut self.context, from, to)? {
+            return Ok(());
+        }
+        self.slots.swap(from, to);
+        if self.cache.tokens(to).len() != held {
+            // Going on from nothing would give a wrong answer.
+            let message = "its state was lost when it changed its slot".into();
+            self.fail(to, &NativeError { status: NativeStatus::Failed, message })?;
         }
         Ok(())
     }
