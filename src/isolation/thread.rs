@@ -62,6 +62,11 @@ impl Handle {
         let _ = self.warden.join();
     }
 
+    /// Whether [`join`](Self::join) would not wait.
+    pub(crate) fn is_over(&self) -> bool {
+        self.warden.is_finished()
+    }
+
     /// Has the domain die, if it has not ended: its threads are parked where they stand.
     pub(crate) fn condemn(&self, why: &CStr) {
         if let Some(domain) = self.domain.upgrade() {

@@ -195,7 +195,12 @@ impl Control {
                 };
                 self.give_up(status, format!("loading {model}: {e}"));
             }
-            Err(death) => self.give_up(Status::LoadFailed, format!("loading {model}: {death}")),
+            Err(death) => {
+                if reason(&death) == CrashReason::Signal {
+                    self.shared.set_tainted();
+                }
+                self.give_up(Status::LoadFailed, format!("loading {model}: {death}"));
+            }
         }
     }
 
@@ -250,6 +255,8 @@ impl Control {
             (Some(dead), Err(_)) => self.dead.push(dead),
             (ended, _) => join(ended),
         }
+        // Until it is joined, a thread keeps its stack.
+        self.dead.extract_if(.., |dead| dead.is_over()).for_each(thread::Handle::join);
         self.condemned[i] = false;
         let fault = match end {
             // In order, because the queue was closed: what was still running, or was taken just before, ends here.
@@ -263,50 +270,20 @@ impl Control {
                 return fail_all(self.shared.workers[i].take_jobs(), status, message);
             }
             Ok(Err(fault)) => fault,
-            Err(death) => {
-                let reason = match &death {
-                    Death::Panic(_) => CrashReason::Panic,
-                    Death::Fault(fault) => match fault.kind {
-                        FaultKind::Signal => CrashReason::Signal,
-                        FaultKind::Abort => CrashReason::Abort,
-                        FaultKind::Exception => CrashReason::CppException,
-                        FaultKind::Stall => CrashReason::Stall,
-                    },
-                };
-                if reason == CrashReason::Signal && self.taint(i, &death) {
-                    return;
-                }
-                WorkerFault::new(reason, death.to_string())
-            }
+            Err(death) => WorkerFault::new(reason(&death), death.to_string()),
         };
         self.failed(i, fault);
-    }
-
-    /// After a memory fault nobody knows what was written to before. True: the policy is to stop.
-    fn taint(&mut self, i: usize, death: &Death) -> bool {
-        self.shared.set_tainted();
-        let policy = self.shared.config.taint;
-        log_worker!(error, self, i, last_error = %death, ?policy, "the process is tainted by a memory fault");
-        if policy == TaintPolicy::Continue {
-            return false;
-        }
-        let message = format!(
-            "worker {i} failed: {death}. Memory of the process may be damaged, so this supervisor stopped; restart the process, or set taint to \"continue\""
-        );
-        let at_ms = self.shared.telemetry.uptime_ms();
-        self.shared.workers[i].crashed(Crash { reason: CrashReason::Signal, message: death.to_string(), at_ms });
-        self.shared.workers[i].set_ready(false);
-        for worker in &self.shared.workers {
-            fail_all(worker.take_jobs(), Status::WorkerReset, &message);
-        }
-        self.give_up(Status::WorkerReset, message);
-        true
     }
 
     fn failed(&mut self, i: usize, fault: WorkerFault) {
         let state = &self.shared.workers[i];
         state.set_ready(false);
         let (status, message) = (fault.status(), format!("worker {i} failed: {fault}"));
+        // After a memory fault nobody knows what was written to before.
+        let taints = fault.reason == CrashReason::Signal;
+        if taints {
+            self.shared.set_tainted();
+        }
         let reason = fault.reason.name();
         log_worker!(error, self, i, reason, last_error = %fault, "worker failed");
         state.crashed(Crash { reason: fault.reason, message: fault.message, at_ms: self.shared.telemetry.uptime_ms() });
@@ -315,6 +292,13 @@ impl Control {
         self.shared.worker_changed();
         if self.stopping {
             return;
+        }
+        if taints && self.shared.config.taint == TaintPolicy::Stop {
+            let message = format!(
+                "{message}. Memory of the process may be damaged, so this supervisor stopped; restart the process, or set taint to \"continue\""
+            );
+            self.shared.workers.iter().for_each(|w| fail_all(w.take_jobs(), Status::WorkerReset, &message));
+            return self.give_up(Status::WorkerReset, message);
         }
         if !self.was_ready {
             let status = if status == Status::WorkerReset { Status::LoadFailed } else { status };
@@ -415,6 +399,19 @@ impl Control {
         self.shared.close_queue(status, &message);
         self.shared.set_stage(Stage::Failed(status, message));
         self.model = None;
+    }
+}
+
+/// What a domain's death is counted as.
+fn reason(death: &Death) -> CrashReason {
+    match death {
+        Death::Panic(_) => CrashReason::Panic,
+        Death::Fault(fault) => match fault.kind {
+            FaultKind::Signal => CrashReason::Signal,
+            FaultKind::Abort => CrashReason::Abort,
+            FaultKind::Exception => CrashReason::CppException,
+            FaultKind::Stall => CrashReason::Stall,
+        },
     }
 }
 
