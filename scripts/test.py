@@ -87,7 +87,9 @@ def libtest(tally, command):
 
 
 def programs(tally):
-    """The C and C++ programs, with the library as it ships: each prints a line per check. One is also linked statically."""
+    """The C and C++ programs, with the library as it ships: each prints a line per check. One is also linked statically.
+
+    Those in ffi-tests/faults get a library that injects faults."""
     library = shared_library()
     shared = [f"-L{library.parent}", f"-Wl,-rpath,{library.parent}", "-Wl,--as-needed", "-lllamapen"]
     static = [library.with_suffix(".a"), "-lstdc++", "-lm", "-lpthread", "-ldl"]
@@ -95,6 +97,9 @@ def programs(tally):
     for source in sorted((ROOT / "ffi-tests").glob("c*/*.c*")):
         program(tally, source, library, shared, "linked to the shared library")
     program(tally, first, library, static, "linked statically")
+    library = shared_library(*FAULTS)
+    for source in sorted((ROOT / "ffi-tests" / "faults").glob("*.c")):
+        program(tally, source, library, shared, "linked to the shared library with faults")
 
 
 def program(tally, source, library, link, how):

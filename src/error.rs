@@ -152,7 +152,7 @@ impl Error {
         }
     }
 
-    /// Which rule refused a request or a lease: `queue`, `context`, `drain` or `state`. `None` for other errors.
+    /// Which rule refused a request or a lease: `queue`, `context`, `drain`, `breaker`, `quarantine` or `state`. `None` for other errors.
     #[must_use]
     pub fn policy(&self) -> Option<&'static str> {
         match self {
@@ -179,7 +179,7 @@ impl Error {
 pub struct Rejected {
     /// Why, as a number.
     pub status: Status,
-    /// Which rule refused it: `queue`, `context`, `drain` or `breaker`.
+    /// Which rule refused it: `queue`, `context`, `drain`, `breaker` or `quarantine`.
     pub policy: &'static str,
     /// Whether the same request may be accepted later.
     pub retriable: bool,

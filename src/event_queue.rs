@@ -3,15 +3,18 @@
 //! "Exactly one terminal event and nothing after it" holds by construction: the queue closes itself when a terminal
 //! event is pushed, and a closed queue takes nothing. Whoever pushes a terminal event first wins; cancelling is
 //! pushing one.
+//!
+//! A request whose worker died goes on in another: its next *run*. Events that are given for an earlier run, by a worker that
+//! was taken for dead and is not yet, are dropped.
 
 use crate::error::{Error, Result};
-use crate::event::{Event, Failed};
+use crate::event::{Event, Failed, Restarted, Token};
 use crate::status::Status;
 use crate::telemetry::{Progress, Trace};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) struct EventQueue {
     inner: Mutex<Inner>,
@@ -22,6 +25,10 @@ struct Inner {
     trace: Trace,
     events: VecDeque<Event>,
     closed: bool,
+    /// Of the worker that may give events, counted from 0.
+    run: u32,
+    /// The tokens that were given: what the next run begins with.
+    given: Vec<i32>,
     waker: Option<Waker>,
     waiting: bool,
 }
@@ -41,26 +48,80 @@ pub enum Next {
 impl EventQueue {
     /// Everything that comes in is told to `trace`.
     pub(crate) fn new(trace: Trace) -> Self {
-        let inner = Inner { trace, events: VecDeque::new(), closed: false, waker: None, waiting: false };
+        let inner = Inner {
+            trace,
+            events: VecDeque::new(),
+            closed: false,
+            run: 0,
+            given: Vec::new(),
+            waker: None,
+            waiting: false,
+        };
         Self { inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
     /// Adds an event. False if the request has ended before: then the event is dropped.
     pub(crate) fn push(&self, event: Event) -> bool {
-        self.add(event, false)
+        self.add(event, None, false)
+    }
+
+    /// Adds an event of a worker's. False also if the request has gone on in another since.
+    pub(crate) fn push_from(&self, run: u32, event: Event) -> bool {
+        self.add(event, Some(run), false)
+    }
+
+    /// Which run it is in, and the tokens that were given in earlier ones.
+    pub(crate) fn run(&self) -> (u32, Vec<i32>) {
+        let inner = self.inner.lock();
+        (inner.run, inner.given.clone())
+    }
+
+    /// A worker has a slot for it. True if another one had, and the consumer knows that it started.
+    pub(crate) fn taken_up(&self, run: u32, worker: u32) -> bool {
+        let mut inner = self.inner.lock();
+        let known = run == inner.run && inner.trace.progress().started.is_some();
+        if known {
+            inner.trace.taken_up(worker);
+        }
+        known
+    }
+
+    /// It has caught up with the tokens that were given before, so many of which were decoded again.
+    pub(crate) fn caught_up(&self, tokens: u32, took: Duration) {
+        self.inner.lock().trace.caught_up(tokens, took);
+    }
+
+    /// Begins the next run. False if the request has ended before.
+    pub(crate) fn restart(&self, reason: &str) -> bool {
+        let (attempt, tokens_kept, started) = {
+            let mut inner = self.inner.lock();
+            inner.run += 1;
+            let kept = u32::try_from(inner.given.len()).unwrap_or(u32::MAX);
+            (inner.run, kept, inner.trace.progress().started.is_some())
+        };
+        // Who has heard of no start need not hear of another one.
+        match started {
+            true => {
+                self.push_from(attempt, Event::Restarted(Restarted { attempt, tokens_kept, reason: reason.into() }))
+            }
+            false => !self.is_closed(),
+        }
     }
 
     /// Ends the request at the consumer's wish. What was not read yet is dropped: no token follows a cancel.
     pub(crate) fn cancel(&self) -> bool {
-        self.add(Event::Failed(Failed::new(Status::Cancelled, "cancelled by the caller")), true)
+        self.add(Event::Failed(Failed::new(Status::Cancelled, "cancelled by the caller")), None, true)
     }
 
     /// The one way in: refuses once closed, and wakes whoever waits.
-    fn add(&self, event: Event, drop_unread: bool) -> bool {
+    fn add(&self, event: Event, run: Option<u32>, drop_unread: bool) -> bool {
         let (waker, note) = {
             let mut inner = self.inner.lock();
-            if inner.closed {
+            if inner.closed || run.is_some_and(|run| run != inner.run) {
                 return false;
+            }
+            if let Event::Token(Token { token, .. }) = &event {
+                inner.given.push(*token);
             }
             let note = inner.trace.observe(&event, Instant::now());
             if drop_unread {
@@ -149,10 +210,9 @@ impl EventQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Token;
+    use crate::event::Started;
     use crate::telemetry::Telemetry;
     use std::sync::Arc;
-    use std::time::Duration;
 
     impl Default for EventQueue {
         fn default() -> Self {
@@ -162,6 +222,10 @@ mod tests {
 
     fn token(index: u32) -> Event {
         Event::Token(Token { index, token: 1, text: "a".into(), logprobs: None, logits: None })
+    }
+
+    fn started() -> Started {
+        Started { worker: 0, queue_position: 0, prompt_tokens: 1, cached_tokens: 0, seed: 0, prompt: None }
     }
 
     fn failed() -> Event {
@@ -180,6 +244,34 @@ mod tests {
         assert_eq!(queue.next(None).unwrap(), Next::Event(failed()));
         assert_eq!(queue.next(None).unwrap(), Next::End);
         assert_eq!(queue.next(None).unwrap(), Next::End);
+    }
+
+    #[test]
+    fn a_run_that_is_over_gives_nothing_more() {
+        let queue = EventQueue::default();
+        queue.push_from(0, Event::Started(started()));
+        assert!(queue.push_from(0, token(0)));
+        assert!(queue.restart("why"));
+        assert!(!queue.push_from(0, token(1)), "from the worker that was taken for dead");
+        assert!(!queue.push_from(0, failed()));
+        assert_eq!(queue.run(), (1, vec![1]));
+        assert!(queue.push_from(1, token(1)));
+        let events: Vec<_> = std::iter::from_fn(|| match queue.next(Some(Instant::now())).unwrap() {
+            Next::Event(event) => Some(event),
+            _ => None,
+        })
+        .collect();
+        let restarted = Event::Restarted(Restarted { attempt: 1, tokens_kept: 1, reason: "why".into() });
+        assert_eq!(events[1..], [token(0), restarted, token(1)]);
+        queue.cancel();
+        assert!(!queue.restart("again"));
+    }
+
+    #[test]
+    fn a_request_that_had_not_started_is_not_restarted() {
+        let queue = EventQueue::default();
+        assert!(queue.restart("why"));
+        assert_eq!(queue.next(Some(Instant::now())).unwrap(), Next::Timeout);
     }
 
     #[test]

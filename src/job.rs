@@ -6,10 +6,10 @@ use crate::event_queue::EventQueue;
 use crate::process::Process;
 use crate::request::Request;
 use crate::status::Status;
-use crate::supervisor::{Due, Limits, Queue};
+use crate::supervisor::{Due, Limits, Part, Queue};
 use crate::telemetry::{RunRecord, Telemetry, Trace};
-use crate::worker::WorkerState;
-use parking_lot::Mutex;
+use crate::worker::{Snapshot, WorkerState};
+use parking_lot::{Mutex, MutexGuard};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -18,9 +18,11 @@ pub(crate) struct Job {
     pub request: Request,
     /// The request's seed, the engine's, or the one drawn for it.
     pub seed: u64,
-    pub submitted: Instant,
     pub events: EventQueue,
     limits: Limits,
+    /// Its part in crashes of workers that ran it.
+    part: Mutex<Part>,
+    snapshot: Mutex<Option<Snapshot>>,
     /// The worker that decodes a piece of its prompt right now, and of nothing else.
     prefilling: Mutex<Option<Arc<WorkerState>>>,
     queue: Weak<Queue>,
@@ -53,7 +55,18 @@ impl Job {
         let (submitted, process) = (Instant::now(), Process::current());
         let events = EventQueue::new(Trace::new(telemetry, id, seed, submitted));
         let limits = Limits::from(&request);
-        Self { id, request, seed, submitted, events, limits, prefilling: Mutex::default(), queue, process }
+        Self {
+            id,
+            request,
+            seed,
+            events,
+            limits,
+            part: Mutex::default(),
+            snapshot: Mutex::default(),
+            prefilling: Mutex::default(),
+            queue,
+            process,
+        }
     }
 
     /// Ends it at the caller's wish, and gives its place in the queue back.
@@ -64,6 +77,16 @@ impl Job {
             self.interrupt();
         }
         Ok(())
+    }
+
+    /// Its part in crashes.
+    pub(crate) fn part(&self) -> MutexGuard<'_, Part> {
+        self.part.lock()
+    }
+
+    /// Its state as it was a while ago, for another worker to go on from.
+    pub(crate) fn snapshot(&self) -> MutexGuard<'_, Option<Snapshot>> {
+        self.snapshot.lock()
     }
 
     /// When a limit ends it, if it gets no further until then. `None`: it has ended, or has no limit.
@@ -119,6 +142,7 @@ impl Job {
 
     pub(crate) fn fail(&self, failed: Failed) {
         self.events.push(Event::Failed(failed));
+        *self.snapshot() = None;
     }
 
     /// Refuses to work in a child made by `fork`: no thread of the parent is there.

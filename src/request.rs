@@ -159,18 +159,26 @@ pub struct Request {
     pub first_token_timeout_ms: Option<u64>,
     /// The same for the time between two tokens, and from the last one until the end.
     pub inter_token_timeout_ms: Option<u64>,
+    /// How often it may go on in another worker when its own dies, 0 to 1000: `Restarted`, then the next token. Its tokens go
+    /// on from a snapshot or are decoded again, so the answer is the one that it would have been: bit by bit if the engine
+    /// is `deterministic`, else but for last bits. 0: it fails with `WORKER_RESET` at once. Default: 3.
+    pub max_resumes: u32,
     /// A fault to provoke, in builds with the `fault-injection` feature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
 }
 
-/// A fault that a worker provokes in itself, after the first token of the request: for tests of the containment.
+/// A fault that a worker provokes in itself, once, after the first token of the request: for tests of the containment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Fault {
     /// A Rust panic in the worker's loop.
     Panic,
+    /// The same in every worker that runs the request.
+    PanicAlways,
+    /// Its snapshots are damaged, as by a stray write.
+    DamagedSnapshot,
     /// A C++ exception inside the shim.
     CppException,
     /// A token that llama.cpp refuses, in the batch that all running requests share.
@@ -250,6 +258,7 @@ impl Default for Request {
             timeout_ms: None,
             first_token_timeout_ms: None,
             inter_token_timeout_ms: None,
+            max_resumes: 3,
             fault: None,
         }
     }
@@ -416,6 +425,13 @@ impl Request {
         self
     }
 
+    /// Sets [`max_resumes`](Self::max_resumes).
+    #[must_use]
+    pub fn with_max_resumes(mut self, times: u32) -> Self {
+        self.max_resumes = times;
+        self
+    }
+
     /// Sets [`fault`](Self::fault).
     #[must_use]
     pub fn with_fault(mut self, fault: Fault) -> Self {
@@ -442,6 +458,7 @@ impl Request {
         ] {
             in_range(field, ms.unwrap_or(1), 1..=86_400_000)?;
         }
+        in_range("max_resumes", self.max_resumes, 0..=1000)?;
         if self.fault.is_some() && !cfg!(feature = "fault-injection") {
             return Err(Error::Unsupported(
                 "fault: this build has no fault injection (cargo feature `fault-injection`)".into(),

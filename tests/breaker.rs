@@ -17,7 +17,7 @@ fn start(config: SupervisorConfig) -> Supervisor {
 
 /// Fails its worker.
 fn crash(supervisor: &Supervisor) {
-    let request = Request::prompt("a").with_ignore_eos(true).with_fault(Fault::Panic);
+    let request = Request::prompt("a").with_ignore_eos(true).with_max_resumes(0).with_fault(Fault::Panic);
     assert_eq!(read(supervisor.submit(request).unwrap()).unwrap_err().status, Status::WorkerReset);
 }
 
@@ -54,7 +54,9 @@ fn too_many_restarts_open_the_circuit_say_why_and_a_reset_closes_it() {
     crash(&supervisor);
     crash(&supervisor);
     // The slot is taken by the one that crashes, so the other waits.
-    let faulty = supervisor.submit(Request::prompt("a").with_ignore_eos(true).with_fault(Fault::Panic)).unwrap();
+    let faulty = supervisor
+        .submit(Request::prompt("a").with_ignore_eos(true).with_max_resumes(0).with_fault(Fault::Panic))
+        .unwrap();
     let waiting = supervisor.submit(Request::prompt("a")).unwrap();
     assert_eq!(read(faulty).unwrap_err().status, Status::WorkerReset);
 

@@ -93,11 +93,12 @@ fn child() {
         "bare" => {
             let supervisor = start(SupervisorConfig::default().with_contain_faults(false));
             assert!(!supervisor.health().unwrap().contains_faults);
-            let _ = read(supervisor.submit(plain().with_fault(fault.unwrap().1)).unwrap());
+            let _ = read(supervisor.submit(plain().with_max_resumes(0).with_fault(fault.unwrap().1)).unwrap());
         }
         "taint" => {
             let supervisor = start(SupervisorConfig::default());
-            let failed = read(supervisor.submit(plain().with_fault(Fault::NullWrite)).unwrap()).unwrap_err();
+            let failed =
+                read(supervisor.submit(plain().with_max_resumes(0).with_fault(Fault::NullWrite)).unwrap()).unwrap_err();
             assert_eq!(failed.status, Status::WorkerReset);
             support::eventually("it stops", || supervisor.health().unwrap().state == State::Failed);
             let health = supervisor.health().unwrap();
@@ -107,7 +108,8 @@ fn child() {
         "stall" => {
             let config = SupervisorConfig::default().with_stall_limit(Duration::from_secs(4));
             let supervisor = start(config);
-            let failed = read(supervisor.submit(plain().with_fault(Fault::EndlessLoop)).unwrap()).unwrap_err();
+            let failed = read(supervisor.submit(plain().with_max_resumes(0).with_fault(Fault::EndlessLoop)).unwrap())
+                .unwrap_err();
             assert!(failed.status == Status::WorkerReset && failed.message.contains("stall"), "{failed:?}");
             assert_eq!(read(supervisor.submit(plain()).unwrap()).unwrap().tokens.len(), 12);
             assert!(!supervisor.health().unwrap().tainted);
@@ -136,7 +138,7 @@ fn contained((_, fault, text, taints, _): &(&str, Fault, &str, bool, i32)) {
     let before = read(supervisor.submit(plain()).unwrap()).unwrap();
     let threads = support::threads();
     for round in 1..=2 {
-        let failed = read(supervisor.submit(plain().with_fault(*fault)).unwrap()).unwrap_err();
+        let failed = read(supervisor.submit(plain().with_max_resumes(0).with_fault(*fault)).unwrap()).unwrap_err();
         let began = Instant::now();
         assert_eq!(failed.status, Status::WorkerReset);
         assert!(failed.retriable && failed.message.contains(text), "{failed:?}");

@@ -52,7 +52,7 @@ fn sixty_four_seeds_over_restarts() {
     assert_eq!(different.len(), SEEDS as usize, "each seed tells another story");
     assert!(answers(&supervisor) == first, "the same worker, again");
 
-    let fault = Request::prompt("a").with_ignore_eos(true).with_fault(Fault::Panic);
+    let fault = Request::prompt("a").with_ignore_eos(true).with_max_resumes(0).with_fault(Fault::Panic);
     assert_eq!(support::read(supervisor.submit(fault).unwrap()).unwrap_err().status, Status::WorkerReset);
     assert!(answers(&supervisor) == first, "after the worker's restart");
     assert_eq!(supervisor.health().unwrap().workers[0].restarts, 1);

@@ -12,9 +12,10 @@ fn fault_is_contained(fault: Fault, reason: CrashReason, text: &str) {
     let before = read(supervisor.submit(plain()).unwrap()).unwrap();
 
     // Neighbours in the same worker fail with it; what waits in the queue does not.
-    let neighbour = supervisor.submit(Request::prompt("a").with_ignore_eos(true)).unwrap();
+    let neighbour = Request::prompt("a").with_ignore_eos(true).with_max_resumes(0);
+    let neighbour = supervisor.submit(neighbour).unwrap();
     support::eventually("the neighbour runs", || supervisor.health().unwrap().workers[0].active == 1);
-    let faulty = supervisor.submit(plain().with_fault(fault)).unwrap();
+    let faulty = supervisor.submit(plain().with_max_resumes(0).with_fault(fault)).unwrap();
     let waiting = supervisor.submit(plain()).unwrap();
 
     let failed = read(faulty).unwrap_err();
@@ -84,7 +85,9 @@ fn a_fault_in_one_worker_leaves_the_other_alone() {
     let reference = read(supervisor.submit(long.clone()).unwrap()).unwrap();
     let survivor = supervisor.submit(long).unwrap();
     support::eventually("it runs", || supervisor.health().unwrap().workers.iter().any(|w| w.active == 1));
-    let faulty = supervisor.submit(Request::prompt("a").with_ignore_eos(true).with_fault(Fault::Panic)).unwrap();
+    let faulty = supervisor
+        .submit(Request::prompt("a").with_ignore_eos(true).with_max_resumes(0).with_fault(Fault::Panic))
+        .unwrap();
     assert_eq!(read(faulty).unwrap_err().status, Status::WorkerReset);
     assert_eq!(read(survivor).unwrap().tokens, reference.tokens);
 }

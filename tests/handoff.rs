@@ -109,7 +109,8 @@ fn it_is_made_anew_after_a_restart() {
     let dir = TempDir::new().unwrap();
     let supervisor = support::start_with(&support::config(), SupervisorConfig::default().with_handoff_dir(dir.path()));
     let first = supervisor.handoff().unwrap().unwrap();
-    let fault = llamapen::Request::prompt("a").with_ignore_eos(true).with_fault(llamapen::Fault::Panic);
+    let fault =
+        llamapen::Request::prompt("a").with_ignore_eos(true).with_max_resumes(0).with_fault(llamapen::Fault::Panic);
     assert_eq!(support::read(supervisor.submit(fault).unwrap()).unwrap_err().status, Status::WorkerReset);
     support::eventually("it is ready anew", || {
         supervisor.handoff().unwrap().is_some_and(|record| record.ready_at_ms > first.ready_at_ms)

@@ -271,7 +271,7 @@ fn logs_have_the_fields_that_are_looked_for_and_no_text_of_prompt_or_answer() {
     assert!(read(supervisor.submit(Request::prompt(format!("{MARKER} a b c ").repeat(500))).unwrap()).is_err());
     assert!(read(supervisor.submit(marked().with_timeout_ms(200)).unwrap()).is_err());
     drop(supervisor.submit(marked()).unwrap());
-    let fault = marked().with_fault(llamapen::Fault::Panic);
+    let fault = marked().with_max_resumes(0).with_fault(llamapen::Fault::Panic);
     assert_eq!(read(supervisor.submit(fault).unwrap()).unwrap_err().status, Status::WorkerReset);
     read(supervisor.submit(marked().with_max_tokens(2)).unwrap()).expect("the restarted worker runs it");
     supervisor.stop().unwrap();

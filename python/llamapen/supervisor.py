@@ -45,7 +45,9 @@ class Supervisor:
         ``contain_faults`` (true): handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL are installed once per process, which
         contain what the engine's own threads raise in its code and hand everything else on to those that were there before
         (faulthandler, for one). ``taint``: what follows a contained memory fault, ``"stop"`` (the supervisor, never the
-        host; default) or ``"continue"``. A worker that does not turn for ``stall_limit_ms`` is replaced."""
+        host; default) or ``"continue"``. ``snapshot_tokens`` (32; 0: never) tokens after which the state of a request is copied
+        into the host's memory, for another worker to go on from, within ``snapshot_bytes`` (134217728) in all.
+        ``quarantine_ms`` (600000; 0: nobody is blamed) is how long a request that workers died of is refused. A worker that does not turn for ``stall_limit_ms`` is replaced."""
         if config.get("handoff_dir") is not None:
             config["handoff_dir"] = os.fspath(config["handoff_dir"])
         options = encode(config)
@@ -152,6 +154,10 @@ class Supervisor:
         Limits in milliseconds: ``timeout_ms`` (in all), ``first_token_timeout_ms`` (both from now on),
         ``inter_token_timeout_ms`` (between two tokens); past one the stream ends with `Failed`: `DeadlineUnmet` if no
         worker had taken the request up, else `DecodeTimeout`.
+
+        Of crashes: ``max_resumes`` (3, 0 to 1000): how often it may go on in another worker when its own dies, with
+        `Restarted` and then the next token; bit by bit as it would have gone on if the engine is ``deterministic``. 0: it
+        fails with `WorkerReset`. One that workers die of fails with `PoisonedRequest`, and is refused for a while.
 
         Raises `LlamapenError` where the request is refused: `InvalidParams`, `QueueFull`, `ContextOverflow`...
         """

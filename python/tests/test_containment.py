@@ -42,7 +42,7 @@ class Containment(unittest.TestCase):
                     {handler}
                     with start(taint="continue") as supervisor:
                         for fault in ("null_write", "abort", "compute_null_write", "stack_overflow"):
-                            last = ask(supervisor, fault=fault)
+                            last = ask(supervisor, fault=fault, max_resumes=0)
                             assert isinstance(last, Failed) and last.error.status_name == "WORKER_RESET", last
                             assert ask(supervisor).reason == "length"
                         health = supervisor.health()
@@ -53,10 +53,34 @@ class Containment(unittest.TestCase):
                 """)
                 self.assertEqual((done.returncode, done.stdout), (0, "alive\n"), done.stderr)
 
+    def test_a_stream_goes_on_in_the_next_worker(self):
+        done = run("""
+            from llamapen import PoisonedRequest, Restarted, Token
+            with start(quarantine_ms=60000) as supervisor:
+                request = dict(max_tokens=40, ignore_eos=True, temperature=0)
+                alone = [e for e in supervisor.submit("One, two,", **request) if isinstance(e, Token)]
+                events = list(supervisor.submit("One, two,", fault="abort", **request))
+                restarted = [e for e in events if isinstance(e, Restarted)]
+                assert [(e.attempt, e.tokens_kept) for e in restarted] == [(1, 1)], restarted
+                assert "injected abort" in restarted[0].reason, restarted
+                assert [e for e in events if isinstance(e, Token)] == alone, events
+                assert supervisor.metrics()["requests"]["resumed_total"] == 1
+                poisoned = dict(request, fault="panic_always")
+                *_, last = supervisor.submit("One, two,", **poisoned)
+                assert isinstance(last.error, PoisonedRequest), last
+                try:
+                    supervisor.submit("One, two,", **poisoned)
+                    raise AssertionError("accepted")
+                except PoisonedRequest as error:
+                    assert error.policy == "quarantine" and 0 < error.retry_after_ms <= 60000, error
+            print("alive")
+        """)
+        self.assertEqual((done.returncode, done.stdout), (0, "alive\n"), done.stderr)
+
     def test_a_memory_fault_stops_the_supervisor(self):
         done = run("""
             supervisor = start()
-            assert isinstance(ask(supervisor, fault="null_write"), Failed)
+            assert isinstance(ask(supervisor, fault="null_write", max_resumes=0), Failed)
             import time
             while supervisor.health()["state"] != "FAILED":
                 time.sleep(0.01)

@@ -58,6 +58,16 @@ pub struct SupervisorConfig {
     pub contain_faults: bool,
     /// What follows a contained memory fault. Default: `stop`.
     pub taint: TaintPolicy,
+    /// Tokens of a request after which its state is copied into the host's memory, 0 to 65536: when its worker dies, another one
+    /// goes on from there. In contexts of more than 16 times as many tokens, after a 16th of the context. 0: never; all is
+    /// decoded again then. Requests with mirostat have none. Default: 32.
+    pub snapshot_tokens: u32,
+    /// Bytes that these copies may take, all together, apart from one more per worker: 0 to 1099511627776. A request for whose
+    /// copy there is no room keeps its last one. Not in the plan's memory. Default: 134217728.
+    pub snapshot_bytes: u64,
+    /// How long a request that was running in two crashes, which can be laid at its door, is refused with `POISONED_REQUEST`,
+    /// in milliseconds, 0 to 86400000. 0: nobody is blamed for a crash. Default: 600000.
+    pub quarantine_ms: u64,
     /// An existing directory in which a file says what is ready (see [`HandoffRecord`](crate::HandoffRecord)), from when a
     /// worker is until the supervisor stops or gives up: `llamapen-POOL-REPLICA.json`, written whole or not at all. On a
     /// local disk: the supervisor waits for it. After a kill it stays, with a `pid` that is gone. Default: no file.
@@ -108,6 +118,9 @@ impl Default for SupervisorConfig {
             breaker_stable_ms: 60_000,
             stall_limit_ms: 30_000,
             max_stall_ms: 100,
+            snapshot_tokens: 32,
+            snapshot_bytes: 128 << 20,
+            quarantine_ms: 600_000,
             handoff_dir: None,
             contain_faults: true,
             taint: TaintPolicy::Stop,
@@ -139,6 +152,20 @@ impl SupervisorConfig {
     #[must_use]
     pub fn with_max_stall(mut self, limit: Duration) -> Self {
         self.max_stall_ms = in_ms(limit);
+        self
+    }
+
+    /// Sets [`snapshot_tokens`](Self::snapshot_tokens) and [`snapshot_bytes`](Self::snapshot_bytes).
+    #[must_use]
+    pub fn with_snapshots(mut self, every_tokens: u32, bytes: u64) -> Self {
+        (self.snapshot_tokens, self.snapshot_bytes) = (every_tokens, bytes);
+        self
+    }
+
+    /// Sets [`quarantine_ms`](Self::quarantine_ms).
+    #[must_use]
+    pub fn with_quarantine(mut self, length: Duration) -> Self {
+        self.quarantine_ms = in_ms(length);
         self
     }
 
@@ -175,7 +202,10 @@ impl SupervisorConfig {
         in_range("queue_capacity", self.queue_capacity, 1..=65_536)?;
         self.validate_restarts()?;
         in_range("stall_limit_ms", self.stall_limit_ms, 100..=86_400_000)?;
-        in_range("max_stall_ms", self.max_stall_ms, 10..=60_000)
+        in_range("max_stall_ms", self.max_stall_ms, 10..=60_000)?;
+        in_range("snapshot_tokens", self.snapshot_tokens, 0..=65_536)?;
+        in_range("snapshot_bytes", self.snapshot_bytes, 0..=1 << 40)?;
+        in_range("quarantine_ms", self.quarantine_ms, 0..=86_400_000)
     }
 }
 

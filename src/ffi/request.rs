@@ -16,7 +16,8 @@ pub const LLAMAPEN_EVENT_STARTED: i32 = 1;
 /// The next token. For "logprobs", the JSON has {"logprobs": {"logprob", "top": [{"token", "logprob", "text"}, ...]}}:
 /// natural logarithms of the softmax of the raw logits, before all sampling parameters, the likeliest first.
 pub const LLAMAPEN_EVENT_TOKEN: i32 = 2;
-/// The worker failed and the request goes on in another; nothing that was given is taken back.
+/// The worker failed and the request goes on in another; nothing that was given is taken back. attempt (from 1), tokens_kept
+/// and reason are in the JSON.
 pub const LLAMAPEN_EVENT_RESTARTED: i32 = 3;
 /// The generation is complete. Terminal. Reason ("stop", "length", "stop_string" or "stop_token"), stop_string,
 /// stop_token (which one; else null), usage and timings are in the JSON.

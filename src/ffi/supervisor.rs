@@ -38,6 +38,11 @@ pub struct llamapen_supervisor {
 /// the engine's own threads raise in its code and hand everything else on to those that were there before. "taint": what
 /// follows a contained memory fault, "stop" (the supervisor, never the host; default) or "continue". A worker that does not
 /// turn for "stall_limit_ms" is replaced.
+///
+/// Requests of a worker that died go on in another, see "max_resumes" of llamapen_submit. "snapshot_tokens" (32, up to 65536;
+/// 0: never): tokens after which a request's state is copied into the host's memory for that, within "snapshot_bytes"
+/// (134217728) in all and one more per worker. "quarantine_ms" (600000, up to 86400000; 0: nobody is blamed for a crash):
+/// how long a request that workers died of is refused.
 /// Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_start(
@@ -134,8 +139,8 @@ pub unsafe extern "C" fn llamapen_supervisor_health_json(
 }
 
 /// What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
-/// "finished_total" by reason, "cancelled_total"), "queue_depth", "queue_depth_by_priority",
-/// "leases", "load_ms", "vram_used_bytes" (0 where no GPU computes),
+/// "finished_total" by reason, "cancelled_total", "resumed_total"), "queue_depth", "queue_depth_by_priority",
+/// "leases", "snapshot_bytes", "load_ms", "vram_used_bytes" (0 where no GPU computes),
 /// "last_error" and "last_error_status", and per worker tokens, slots, restarts, crashes by reason, memory and histograms of
 /// times and batch sizes. Waits for no decode. Freed with llamapen_string_free.
 #[unsafe(no_mangle)]
@@ -274,7 +279,11 @@ pub unsafe extern "C" fn llamapen_supervisor_free(supervisor: *mut llamapen_supe
 /// Limits: "timeout_ms" (from submit until the end), "first_token_timeout_ms" (from submit) and "inter_token_timeout_ms"
 /// (between two tokens), 1 to 86400000, after which the request ends with FAILED: DEADLINE_UNMET if no worker had taken it
 /// up, else DECODE_TIMEOUT.
-/// Errors: INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, DRAINING, POOL_UNAVAILABLE, UNSUPPORTED.
+///
+/// Crashes: "max_resumes" (3, 0 to 1000): how often it may go on in another worker when its own dies, with RESTARTED and then
+/// the next token; bit by bit as it would have gone on if the engine is "deterministic". 0: it fails with WORKER_RESET. One
+/// that workers die of fails with POISONED_REQUEST, and is refused with it for the "quarantine_ms" of the supervisor.
+/// Errors: POISONED_REQUEST, INVALID_PARAMS, CONTEXT_OVERFLOW, QUEUE_FULL, DRAINING, POOL_UNAVAILABLE, UNSUPPORTED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_submit(
     supervisor: *const llamapen_supervisor,

@@ -223,7 +223,9 @@ impl Control {
             model,
             prepared: self.shared.prepared.clone(),
             queue: self.shared.queue.clone(),
+            life: state.begin_life(),
             state,
+            snapshots: self.shared.snapshots.clone(),
             max_stall: Duration::from_millis(self.shared.config.max_stall_ms),
         };
         let (reports, done) = (self.shared.to_control.clone(), self.shared.to_control.clone());
@@ -287,13 +289,17 @@ impl Control {
         let reason = fault.reason.name();
         log_worker!(error, self, i, reason, last_error = %fault, "worker failed");
         state.crashed(Crash { reason: fault.reason, message: fault.message, at_ms: self.shared.telemetry.uptime_ms() });
-        fail_all(state.take_jobs(), Status::WorkerReset, &message);
+        let stops = taints && self.shared.config.taint == TaintPolicy::Stop;
+        match self.stopping || stops || !self.was_ready {
+            true => fail_all(state.take_jobs(), Status::WorkerReset, &message),
+            false => self.shared.retry(state.take_jobs(), &message),
+        }
         self.shared.set_last_error(status, message.clone());
         self.shared.worker_changed();
         if self.stopping {
             return;
         }
-        if taints && self.shared.config.taint == TaintPolicy::Stop {
+        if stops {
             let message = format!(
                 "{message}. Memory of the process may be damaged, so this supervisor stopped; restart the process, or set taint to \"continue\""
             );

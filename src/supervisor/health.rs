@@ -47,6 +47,9 @@ pub struct Health {
     pub queue_depth_by_priority: QueueDepths,
     /// Leases that were not given back yet.
     pub leases: usize,
+    /// Bytes of snapshots that running requests have, see
+    /// [`SupervisorConfig::snapshot_bytes`](crate::SupervisorConfig::snapshot_bytes).
+    pub snapshot_bytes: u64,
     /// One entry per worker.
     pub workers: Vec<WorkerHealth>,
     /// What went wrong last.

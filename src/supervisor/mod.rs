@@ -1,6 +1,7 @@
 //! The supervisor: runs what was prepared, and decides nothing about the model.
 
 mod admission;
+mod blame;
 mod control;
 mod deadline;
 mod drain;
@@ -10,11 +11,14 @@ mod handoff;
 mod health;
 mod lease;
 mod policy;
+mod quarantine;
 mod queue;
+mod retry;
 mod shared;
 mod submit;
 
 pub(crate) use crate::job::Job;
+pub(crate) use blame::Part;
 pub(crate) use deadline::{Due, Limits};
 pub use drain::DrainReport;
 pub use handoff::HandoffRecord;

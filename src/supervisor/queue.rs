@@ -9,9 +9,11 @@ use super::gate::Entry;
 use super::health::QueueDepths;
 use crate::config::QueueFullPolicy;
 use crate::job::Job;
+use crate::request::Priority;
 use crate::telemetry::Trace;
 use order::Order;
 use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,8 @@ pub(crate) struct Queue {
 }
 
 struct Inner {
+    /// Those whose worker died: before all others.
+    again: VecDeque<Arc<Job>>,
     waiting: Order<(Arc<Job>, u32)>,
     entry: Entry,
 }
@@ -44,7 +48,7 @@ pub(crate) enum PushError {
 impl Queue {
     pub(crate) fn new(capacity: u32, when_full: QueueFullPolicy) -> Self {
         let capacity = capacity as usize;
-        let inner = Inner { waiting: Order::new(capacity), entry: Entry::Open };
+        let inner = Inner { again: VecDeque::new(), waiting: Order::new(capacity), entry: Entry::Open };
         Self { capacity, when_full, inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
@@ -65,13 +69,30 @@ impl Queue {
         Ok(dropped.map(|(job, _)| job))
     }
 
-    /// Takes the next request, waiting for one at most `timeout`. Zero does not wait.
-    pub(crate) fn pop(&self, timeout: Duration) -> Popped {
+    /// Puts one whose worker died before all others, whatever its class; it has had its place. False: it is closed.
+    pub(crate) fn push_again(&self, job: Arc<Job>) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.entry == Entry::Closed {
+            return false;
+        }
+        inner.again.push_back(job);
+        self.changed.notify_one();
+        true
+    }
+
+    /// Takes the next request, waiting for one at most `timeout`. Zero does not wait. `suspects`: also one that may be what
+    /// its worker died of, see `blame`; who runs one takes no other.
+    pub(crate) fn pop(&self, timeout: Duration, suspects: bool) -> Popped {
         let deadline = Instant::now() + timeout;
         let mut inner = self.inner.lock();
         loop {
             if inner.entry == Entry::Closed {
                 return Popped::Closed;
+            }
+            if let Some(at) = inner.again.iter().position(|job| suspects || !job.part().is_suspect())
+                && let Some(job) = inner.again.remove(at)
+            {
+                return Popped::Job(job, 0);
             }
             if let Some((job, position)) = inner.waiting.pop() {
                 return Popped::Job(job, position);
@@ -83,11 +104,20 @@ impl Queue {
     }
 
     pub(crate) fn remove(&self, id: u64) {
-        self.inner.lock().waiting.retain(|(job, _)| job.id != id);
+        let mut inner = self.inner.lock();
+        inner.again.retain(|job| job.id != id);
+        inner.waiting.retain(|(job, _)| job.id != id);
     }
 
     pub(crate) fn depths(&self) -> QueueDepths {
-        let (interactive, batch) = self.inner.lock().waiting.lens();
+        let inner = self.inner.lock();
+        let (mut interactive, mut batch) = inner.waiting.lens();
+        for job in &inner.again {
+            match job.request.priority {
+                Priority::Interactive => interactive += 1,
+                Priority::Batch => batch += 1,
+            }
+        }
         QueueDepths { interactive, batch }
     }
 
@@ -102,7 +132,8 @@ impl Queue {
         let mut inner = self.inner.lock();
         inner.entry = Entry::Closed;
         self.changed.notify_all();
-        inner.waiting.drain().map(|(job, _)| job).collect()
+        let Inner { again, waiting, .. } = &mut *inner;
+        again.drain(..).chain(waiting.drain().map(|(job, _)| job)).collect()
     }
 }
 
@@ -110,6 +141,7 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::Request;
+    use crate::supervisor::blame::judge;
     use crate::telemetry::Telemetry;
 
     fn job(queue: &Arc<Queue>, id: u64) -> Arc<Job> {
@@ -125,7 +157,7 @@ mod tests {
         assert!(matches!(queue.push(c.clone(), false), Err(PushError::Full(2))));
         a.cancel().unwrap();
         assert!(queue.push(c, false).is_ok());
-        let ids: Vec<_> = std::iter::from_fn(|| match queue.pop(Duration::ZERO) {
+        let ids: Vec<_> = std::iter::from_fn(|| match queue.pop(Duration::ZERO, true) {
             Popped::Job(job, _) => Some(job.id),
             _ => None,
         })
@@ -134,11 +166,31 @@ mod tests {
     }
 
     #[test]
+    fn those_whose_worker_died_come_first_and_suspects_only_where_they_are_welcome() {
+        let queue = Arc::new(Queue::new(1, QueueFullPolicy::Reject));
+        let (suspect, bystander) = (job(&queue, 2), job(&queue, 3));
+        let mut parts = [(*suspect.part(), 0)];
+        judge(&mut parts);
+        *suspect.part() = parts[0].0;
+        assert!(queue.push(job(&queue, 1), false).is_ok());
+        assert!(queue.push_again(suspect) && queue.push_again(bystander), "past the bound");
+        assert_eq!(queue.depths().total(), 3);
+        for (suspects, id) in [(false, 3), (false, 1), (true, 2)] {
+            assert!(matches!(queue.pop(Duration::ZERO, suspects), Popped::Job(job, 0) if job.id == id));
+        }
+        assert!(queue.push_again(job(&queue, 4)));
+        queue.remove(4);
+        assert!(queue.push_again(job(&queue, 5)));
+        assert_eq!(queue.close().len(), 1);
+        assert!(!queue.push_again(job(&queue, 6)));
+    }
+
+    #[test]
     fn closing_wakes_a_waiting_worker_and_returns_the_rest() {
         let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
         let worker = std::thread::spawn({
             let queue = queue.clone();
-            move || matches!(queue.pop(Duration::from_secs(60)), Popped::Closed)
+            move || matches!(queue.pop(Duration::from_secs(60), true), Popped::Closed)
         });
         std::thread::sleep(Duration::from_millis(10));
         assert!(queue.close().is_empty());
@@ -154,7 +206,7 @@ mod tests {
         assert!(matches!(queue.push(job(&queue, 2), false), Err(PushError::Draining)));
         assert!(queue.push(job(&queue, 3), true).is_ok());
         for id in [1, 3] {
-            assert!(matches!(queue.pop(Duration::ZERO), Popped::Job(job, _) if job.id == id));
+            assert!(matches!(queue.pop(Duration::ZERO, true), Popped::Job(job, _) if job.id == id));
         }
         queue.close();
         queue.drain();

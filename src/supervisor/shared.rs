@@ -5,6 +5,7 @@ use super::drain::{Began, DrainReport};
 use super::gate::{Entry, Gate};
 use super::handoff::Handoff;
 use super::health::{Health, State, WorkerHealth};
+use super::quarantine::Quarantine;
 use super::queue::{Popped, Queue};
 use crate::config::SupervisorConfig;
 use crate::error::{Error, Rejected, Result};
@@ -16,7 +17,7 @@ use crate::prepare::PreparedEngine;
 use crate::process::Process;
 use crate::status::Status;
 use crate::telemetry::Telemetry;
-use crate::worker::WorkerState;
+use crate::worker::{SnapshotPolicy, WorkerState};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     pub telemetry: Arc<Telemetry>,
     pub gate: Gate,
     pub handoff: Handoff,
+    pub snapshots: Arc<SnapshotPolicy>,
+    pub quarantine: Mutex<Quarantine>,
     pub drain_began: OnceLock<Began>,
     pub drained: OnceLock<DrainReport>,
     stopping: AtomicBool,
@@ -97,6 +100,8 @@ impl Shared {
             telemetry,
             gate: Gate::new(),
             handoff: Handoff::new(&prepared, config.handoff_dir.as_deref())?,
+            snapshots: Arc::new(SnapshotPolicy::new(config.snapshot_tokens, config.snapshot_bytes)),
+            quarantine: Mutex::default(),
             drain_began: OnceLock::new(),
             drained: OnceLock::new(),
             prepared: Arc::new(prepared),
@@ -201,7 +206,7 @@ impl Shared {
     /// Ends the waiting requests if the circuit is open. For who opened it, and for who queued a request meanwhile.
     pub(super) fn fail_if_open(&self) {
         let Err(Rejected { status, retriable, retry_after_ms, message, .. }) = self.check_circuit() else { return };
-        while let Popped::Job(job, _) = self.queue.pop(Duration::ZERO) {
+        while let Popped::Job(job, _) = self.queue.pop(Duration::ZERO, true) {
             job.fail(Failed { status, message: message.clone(), retriable, retry_after_ms });
         }
     }
@@ -277,6 +282,7 @@ impl Shared {
             queue_depth: queued.total(),
             queue_depth_by_priority: queued,
             leases,
+            snapshot_bytes: self.snapshots.used(),
             workers: self.workers.iter().map(|w| self.worker_health(w)).collect(),
             last_error_status,
             last_error,

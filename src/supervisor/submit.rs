@@ -31,6 +31,7 @@ impl Shared {
         request.validate()?;
         admission::check(&request, &self.prepared)?;
         self.check_circuit()?;
+        self.check_quarantine(&request)?;
         let (id, seed) = (self.next_id(), self.prepared.seed());
         let (queue, telemetry) = (Arc::downgrade(&self.queue), self.telemetry.clone());
         let job = Arc::new(Job::new(id, request, seed, queue, telemetry));

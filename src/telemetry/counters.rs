@@ -51,6 +51,8 @@ pub(crate) struct Telemetry {
     pub started: Instant,
     pub accepted: Counter,
     pub cancelled: Counter,
+    /// Times that a request went on in another worker.
+    pub resumed: Counter,
     pub rejected: ByStatus,
     pub failed: ByStatus,
     finished: [Counter; REASONS.len()],
@@ -68,6 +70,7 @@ impl Telemetry {
             started: Instant::now(),
             accepted: Counter::default(),
             cancelled: Counter::default(),
+            resumed: Counter::default(),
             rejected: ByStatus::default(),
             failed: ByStatus::default(),
             finished: Default::default(),

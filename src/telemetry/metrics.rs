@@ -36,6 +36,9 @@ pub struct Metrics {
     pub queue_depth_by_priority: QueueDepths,
     /// Leases that were not given back yet.
     pub leases: u64,
+    /// Bytes of snapshots that running requests have, see
+    /// [`SupervisorConfig::snapshot_bytes`](crate::SupervisorConfig::snapshot_bytes).
+    pub snapshot_bytes: u64,
     /// Bytes of GPU memory in use: 0 where no GPU computes, `None` where it is not known.
     pub vram_used_bytes: Option<u64>,
     /// What went wrong last.
@@ -60,6 +63,8 @@ pub struct RequestCounts {
     pub failed_total: BTreeMap<&'static str, u64>,
     /// Ended by their caller.
     pub cancelled_total: u64,
+    /// Times that one went on in another worker, because its own had died.
+    pub resumed_total: u64,
 }
 
 /// What a worker has counted, over all its restarts.
@@ -125,12 +130,14 @@ impl Metrics {
                 finished_total: telemetry.finished(),
                 failed_total: telemetry.failed.seen(),
                 cancelled_total: telemetry.cancelled.get(),
+                resumed_total: telemetry.resumed.get(),
                 rejected_total: telemetry.rejected.seen(),
                 accepted_total: telemetry.accepted.get(),
             },
             queue_depth: health.queue_depth as u64,
             queue_depth_by_priority: health.queue_depth_by_priority,
             leases: health.leases as u64,
+            snapshot_bytes: health.snapshot_bytes,
             vram_used_bytes: telemetry.vram_used_bytes(),
             workers: workers
                 .map(|((health, counters), worker)| WorkerMetrics::new(worker, identity.slots, health, counters))

@@ -34,6 +34,8 @@ fn of_pool(text: &mut Text, metrics: &Metrics) {
         text.by_label(name, help, label, counts);
     }
     text.one("requests_cancelled_total", COUNTER, "Requests ended by their caller.", requests.cancelled_total);
+    let resumed = "Times that a request went on in another worker.";
+    text.one("requests_resumed_total", COUNTER, resumed, requests.resumed_total);
     text.one("queue_depth", GAUGE, "Requests that wait for a slot.", metrics.queue_depth);
     let by_priority = metrics.queue_depth_by_priority;
     text.head("queue_depth_by_priority", GAUGE, "Requests that wait for a slot, by priority.");
@@ -41,6 +43,7 @@ fn of_pool(text: &mut Text, metrics: &Metrics) {
         text.sample("queue_depth_by_priority", &[("priority", priority.to_owned())], depth);
     }
     text.one("leases", GAUGE, "Leases that were not given back yet.", metrics.leases);
+    text.one("snapshot_bytes", GAUGE, "Bytes of snapshots of running requests.", metrics.snapshot_bytes);
     text.one("uptime_ms", GAUGE, "Milliseconds since the supervisor was started.", metrics.uptime_ms);
     if let Some(ms) = metrics.load_ms {
         text.one("load_ms", GAUGE, "Milliseconds that loading the model took.", ms);

@@ -48,6 +48,12 @@ pub struct RunRecord {
     pub usage: Usage,
     /// How many tokens of the prompt were already in the KV cache.
     pub cached_tokens: u32,
+    /// How often it went on in another worker, because its own had died.
+    pub resumes: u32,
+    /// Tokens of the answer that were decoded again for that: those since the last snapshot.
+    pub replayed_tokens: u32,
+    /// Milliseconds until what had been given was caught up with, the waiting for a worker not counted.
+    pub replay_ms: f64,
     /// Where the time went.
     pub timings: Timings,
     /// What ended the generation, if it is complete.
@@ -61,7 +67,8 @@ pub struct RunRecord {
 impl RunRecord {
     /// `None` while it has not ended.
     pub(crate) fn of(trace: &Trace, id: u64, seed: u64, request: &Request) -> Option<Self> {
-        let Ending { identity, worker, usage, cached_tokens, timings, end } = trace.ending()?;
+        let Ending { identity, worker, usage, cached_tokens, resumes, replayed, replay, timings, end } =
+            trace.ending()?;
         let identity = identity.clone();
         let (reason, status, error) = match end {
             End::Finished(reason, _) => (Some(*reason), None, None),
@@ -84,6 +91,9 @@ impl RunRecord {
             input_digest: input_digest(request),
             usage,
             cached_tokens,
+            resumes,
+            replayed_tokens: replayed,
+            replay_ms: replay.as_secs_f64() * 1e3,
             timings,
             reason,
             status,

@@ -6,7 +6,7 @@ use crate::process::Process;
 use crate::status::Status;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::{Span, field};
 
 /// Where a request stands in time. What deadlines are measured by.
@@ -28,6 +28,10 @@ pub(crate) struct Trace {
     worker: Option<u32>,
     usage: Usage,
     cached_tokens: u32,
+    resumes: u32,
+    /// Tokens that were decoded again to catch up with what earlier runs had given, and what that took.
+    replayed: u32,
+    replay: Duration,
     end: Option<End>,
     /// Called after the first token: then another deadline may be the nearest.
     on_first_token: Option<OnFirstToken>,
@@ -48,6 +52,9 @@ pub(super) struct Ending<'a> {
     pub worker: Option<u32>,
     pub usage: Usage,
     pub cached_tokens: u32,
+    pub resumes: u32,
+    pub replayed: u32,
+    pub replay: Duration,
     pub timings: Timings,
     pub end: &'a End,
 }
@@ -66,6 +73,7 @@ pub(crate) struct Note {
 enum Of {
     Started,
     FirstToken(Option<OnFirstToken>),
+    Restarted(String),
     Ended(End),
 }
 
@@ -82,6 +90,9 @@ impl Trace {
             worker: None,
             usage: Usage::default(),
             cached_tokens: 0,
+            resumes: 0,
+            replayed: 0,
+            replay: Duration::ZERO,
             end: None,
             on_first_token: None,
         }
@@ -117,6 +128,17 @@ impl Trace {
         }
     }
 
+    /// Another worker runs it.
+    pub(crate) fn taken_up(&mut self, worker: u32) {
+        self.worker = Some(worker);
+    }
+
+    /// It has caught up with what earlier runs had given.
+    pub(crate) fn caught_up(&mut self, tokens: u32, took: Duration) {
+        self.replayed += tokens;
+        self.replay += took;
+    }
+
     fn counters(&self) -> Option<&WorkerCounters> {
         Some(&**self.telemetry.workers.get(self.worker? as usize)?)
     }
@@ -147,7 +169,11 @@ impl Trace {
                 counters.latency_first_token.add_time(now.duration_since(self.progress.submitted));
                 Of::FirstToken(self.on_first_token.take())
             }
-            Event::Restarted(_) => return None,
+            Event::Restarted(restarted) => {
+                self.resumes += 1;
+                self.telemetry.resumed.add(1);
+                Of::Restarted(restarted.reason.clone())
+            }
             Event::Finished(Finished { reason, timings, usage, .. }) => {
                 self.usage = *usage;
                 self.telemetry.count_finished(*reason);
@@ -188,13 +214,16 @@ impl Trace {
             worker: self.worker,
             usage: self.usage,
             cached_tokens: self.cached_tokens,
+            resumes: self.resumes,
+            replayed: self.replayed,
+            replay: self.replay,
             timings: self.timings(self.progress.ended?),
             end: self.end.as_ref()?,
         })
     }
 
-    /// The worker's own times where it gave them, else as seen from here: what it never came to takes no time.
-    fn timings(&self, now: Instant) -> Timings {
+    /// What it never came to takes no time.
+    pub(crate) fn timings(&self, now: Instant) -> Timings {
         if let Some(End::Finished(_, timings)) = &self.end {
             return *timings;
         }
@@ -237,6 +266,9 @@ impl Note {
                 }
                 tracing::debug!(parent: &span, latency_first_token_ms = timings.first_token_ms, "first token");
             }
+            Of::Restarted(reason) => tracing::warn!(
+                parent: &span, tokens_out = usage.completion_tokens, last_error = reason, "request goes on in another worker"
+            ),
             Of::Ended(End::Finished(reason, _)) => tracing::info!(
                 parent: &span, ?reason, tokens_in = usage.prompt_tokens, tokens_out = usage.completion_tokens,
                 latency_queue_ms = timings.queued_ms, latency_first_token_ms = timings.first_token_ms,

@@ -4,6 +4,7 @@ use super::cache::Cache;
 use super::pace::Pace;
 use super::prefix::close_ranks;
 use super::slot::{After, Running};
+use super::snapshot::Snapshot;
 use super::{Ended, Guesses, Worker, WorkerFault, prompt};
 use crate::event::{Event, Failed, Started};
 use crate::job::Job;
@@ -30,6 +31,8 @@ pub(super) struct Loop<'a> {
     guesses: Guesses,
     /// Which slot prefills next, so that several long prompts advance in turn.
     next_prefill: usize,
+    /// Memory for the next snapshot.
+    spare: Vec<u8>,
 }
 
 impl<'a> Loop<'a> {
@@ -46,6 +49,7 @@ impl<'a> Loop<'a> {
             runs: Vec::with_capacity(slots as usize),
             guesses,
             next_prefill: 0,
+            spare: Vec::new(),
         }
     }
 
@@ -61,6 +65,7 @@ impl<'a> Loop<'a> {
             self.close_ranks()?;
             self.prefill()?;
             self.generate()?;
+            self.snapshot()?;
         }
     }
 
@@ -75,7 +80,10 @@ impl<'a> Loop<'a> {
 
     fn free(&mut self, slot: usize) -> Result<(), WorkerFault> {
         if let Some(running) = self.slots[slot].take() {
-            self.worker.state.remove(running.job.id);
+            self.worker.state.remove(self.worker.life, running.job.id);
+            if running.job.events.is_closed() {
+                *running.job.snapshot() = None;
+            }
             self.cache.released(&mut self.context, slot)?;
         }
         Ok(())
@@ -85,10 +93,18 @@ impl<'a> Loop<'a> {
     fn admit(&mut self) -> Result<bool, WorkerFault> {
         while self.slots.iter().any(Option::is_none) {
             let idle = self.slots.iter().all(Option::is_none);
-            match self.worker.queue.pop(if idle { IDLE_BEAT } else { Duration::ZERO }) {
+            let suspects = !self.slots.iter().flatten().any(|running| running.job.part().is_suspect());
+            match self.worker.queue.pop(if idle { IDLE_BEAT } else { Duration::ZERO }, suspects) {
                 Popped::Closed => return Ok(false),
                 Popped::Empty => return Ok(true),
-                Popped::Job(job, position) => self.start(job, position)?,
+                Popped::Job(job, position) => {
+                    if !self.worker.state.add(self.worker.life, job.clone()) {
+                        // This worker was taken for dead meanwhile; its successor may have it.
+                        self.worker.queue.push_again(job);
+                        return Ok(false);
+                    }
+                    self.start(job, position)?;
+                }
             }
             self.worker.state.beat();
         }
@@ -116,15 +132,21 @@ impl<'a> Loop<'a> {
     /// Turns a request into a running slot, or fails it.
     fn start(&mut self, job: Arc<Job>, queue_position: u32) -> Result<(), WorkerFault> {
         if job.events.is_closed() {
+            self.worker.state.remove(self.worker.life, job.id);
             return Ok(());
         }
-        self.worker.state.add(job.clone());
-        match self.prepare(&job) {
+        let (run, given) = job.events.run();
+        match self.prepare(&job, (run, given)) {
             Ok(mut running) => {
-                let slots = &self.slots;
-                let is_free = |slot: usize| slots[slot].is_none();
-                let (slot, cached) = self.cache.seat(&mut self.context, &running.prompt, running.piece, is_free)?;
-                running.prefilled = cached;
+                let slot = match self.resume(&mut running)? {
+                    Some(slot) => slot,
+                    None => self.seat(&mut running)?,
+                };
+                let cached = running.prefilled;
+                if job.events.taken_up(run, self.worker.index) {
+                    self.slots[slot] = Some(running);
+                    return Ok(());
+                }
                 let started = Started {
                     worker: self.worker.index,
                     queue_position,
@@ -133,18 +155,69 @@ impl<'a> Loop<'a> {
                     seed: job.seed,
                     prompt: running.echo.take(),
                 };
-                job.events.push(Event::Started(started));
+                job.events.push_from(run, Event::Started(started));
                 self.slots[slot] = Some(running);
             }
             Err(failed) => {
-                job.fail(failed);
-                self.worker.state.remove(job.id);
+                job.events.push_from(run, Event::Failed(failed));
+                self.worker.state.remove(self.worker.life, job.id);
             }
         }
         Ok(())
     }
 
-    fn prepare(&self, job: &Arc<Job>) -> Result<Running, Failed> {
+    /// Finds a slot, and in it or elsewhere what is known of the prompt.
+    fn seat(&mut self, running: &mut Running) -> Result<usize, WorkerFault> {
+        let slots = &self.slots;
+        let is_free = |slot: usize| slots[slot].is_none();
+        let (slot, cached) = self.cache.seat(&mut self.context, &running.prompt, running.piece, is_free)?;
+        running.prefilled = cached;
+        Ok(slot)
+    }
+
+    /// The same for a request that another worker ran, from its snapshot. `None`: there is none, or it cannot be used.
+    fn resume(&mut self, running: &mut Running) -> Result<Option<usize>, WorkerFault> {
+        // Taken out: should the engine die of it, the next run begins with the prompt.
+        let Some(snapshot) = running.job.snapshot().take() else { return Ok(None) };
+        if !snapshot.is_sound() {
+            let (worker, request) = (self.worker.index, running.job.id);
+            tracing::warn!(worker, request, "a snapshot is damaged: all tokens of the request are decoded again");
+            return Ok(None);
+        }
+        let slots = &self.slots;
+        let is_free = |slot: usize| slots[slot].is_none();
+        let slot = self.cache.resume(&mut self.context, &snapshot, is_free)?;
+        if slot.is_some() {
+            running.go_on_from(&self.worker.model, &snapshot)?;
+            *running.job.snapshot() = Some(snapshot);
+        }
+        Ok(slot)
+    }
+
+    /// Takes a snapshot of one request, if one is due.
+    fn snapshot(&mut self) -> Result<(), WorkerFault> {
+        let policy = &self.worker.snapshots;
+        let slots = self.slots.iter_mut().enumerate();
+        for (slot, running) in slots.filter_map(|(i, slot)| slot.as_mut().map(|running| (i, running))) {
+            let held = self.cache.tokens(slot).len();
+            if !running.wants_snapshots() || !policy.is_due(held, running.snapshot_at) {
+                continue;
+            }
+            running.snapshot_at = held;
+            let Some(held) = self.cache.save(&mut self.context, slot, &mut self.spare)? else { continue };
+            let mut last = running.job.snapshot();
+            let progress = (running.generated, running.shifted);
+            if let Some(new) = Snapshot::take(policy, held, progress, &mut self.spare, last.as_ref()) {
+                #[cfg(feature = "fault-injection")]
+                let new = running.damaged(new);
+                self.spare = last.replace(new).map(Snapshot::into_state).unwrap_or_default();
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, job: &Arc<Job>, earlier: (u32, Vec<i32>)) -> Result<Running, Failed> {
         let worker = self.worker;
         let (tokens, limit) =
             prompt::tokens(&job.request, &worker.model, worker.prepared.info(), worker.prepared.n_ctx())?;
@@ -165,7 +238,7 @@ impl<'a> Loop<'a> {
             false => None,
         };
         let piece = self.pace.piece() as usize;
-        Ok(Running::new(job.clone(), tokens, limit, piece, self.guesses, sampler, echo))
+        Ok(Running::new(job.clone(), earlier, (tokens, limit), piece, self.guesses, sampler, echo))
     }
 
     /// Processes the next piece of one prompt. Alone: a batch shape that depends on nothing but the prompt gives the
@@ -306,7 +379,7 @@ impl<'a> Loop<'a> {
         if let Some(running) = &self.slots[slot] {
             let message = format!("the engine could not decode this request, others go on: {error}");
             tracing::warn!(worker = self.worker.index, request = running.job.id, %error, "a request could not be decoded");
-            running.job.fail(Failed::new(Status::DecodeFailed, message));
+            running.fail(Failed::new(Status::DecodeFailed, message));
         }
         Ok(self.free(slot)?)
     }

@@ -1,6 +1,7 @@
 //! What the sequences of a context hold: kept after a request, continued by the next, copied, saved and restored.
 
 use super::prefix::{Candidate, From, Held, choose};
+use super::snapshot::Snapshot;
 use super::store::{Store, Stored};
 use crate::native::{Context, NativeError, NativeStatus};
 use crate::prepare::PreparedEngine;
@@ -84,6 +85,35 @@ impl Cache {
         self.requests += 1;
         self.used_at[slot] = self.requests;
         Ok((slot, cached))
+    }
+
+    /// Puts the sequence of a snapshot into a free slot; `None` if that does not succeed.
+    pub(super) fn resume(
+        &mut self,
+        context: &mut Context,
+        snapshot: &Snapshot,
+        is_free: impl Fn(usize) -> bool,
+    ) -> Result<Option<usize>, NativeError> {
+        let free = (0..self.held.len()).filter(|slot| is_free(*slot));
+        let slot = free.min_by_key(|slot| (!self.held[*slot].tokens.is_empty(), self.used_at[*slot]));
+        let slot = slot.expect("called with a free slot");
+        self.save_before(context, slot, 0)?;
+        if !self.restore(context, slot, snapshot.held(), snapshot.state())? {
+            return Ok(None);
+        }
+        self.requests += 1;
+        self.used_at[slot] = self.requests;
+        Ok(Some(slot))
+    }
+
+    /// Writes what a slot holds into `state`, for a snapshot. `None`: that does not succeed.
+    pub(super) fn save(
+        &self,
+        context: &mut Context,
+        slot: usize,
+        state: &mut Vec<u8>,
+    ) -> Result<Option<&Held>, NativeError> {
+        Ok(without_failure(context.save(slot as u32, state))?.map(|()| &self.held[slot]))
     }
 
     /// Exchanges what two slots hold, so that requests run beside each other; false: not what holds so much.

@@ -3,9 +3,20 @@
 use super::Ended;
 use super::batching::Loop;
 use super::slot::Running;
+use super::snapshot::Snapshot;
 use crate::isolation::Injected;
 use crate::native::throw_exception;
 use crate::request::Fault;
+
+impl Running {
+    /// The snapshot, as the fault that is asked for leaves it.
+    pub(super) fn damaged(&self, mut snapshot: Snapshot) -> Snapshot {
+        if self.job.request.fault == Some(Fault::DamagedSnapshot) {
+            snapshot.damage();
+        }
+        snapshot
+    }
+}
 
 /// What the next graph of this worker meets.
 fn arm(fault: Fault) {
@@ -22,7 +33,13 @@ fn arm(fault: Fault) {
         Fault::ComputeAbort => (Injected::Abort, true),
         Fault::ComputeStackOverflow => (Injected::StackOverflow, true),
         Fault::ComputeException => (Injected::Throw, true),
-        Fault::Panic | Fault::CppException | Fault::BadToken | Fault::FullCache | Fault::FailedDecode => return,
+        Fault::Panic
+        | Fault::PanicAlways
+        | Fault::DamagedSnapshot
+        | Fault::CppException
+        | Fault::BadToken
+        | Fault::FullCache
+        | Fault::FailedDecode => return,
     };
     crate::isolation::arm(injected, on_compute_thread);
 }
@@ -32,6 +49,9 @@ impl Loop<'_> {
     pub(super) fn inject_faults(&mut self) -> Result<(), Ended> {
         for running in self.slots.iter_mut().flatten().filter(|running| running.generated > 0) {
             match running.job.request.fault {
+                Some(Fault::PanicAlways) => panic!("injected panic"),
+                _ if running.is_resumed() => {}
+                Some(Fault::DamagedSnapshot) => {}
                 Some(Fault::Panic) => panic!("injected panic"),
                 Some(Fault::CppException) => throw_exception()?,
                 Some(Fault::BadToken) => running.last = i32::MAX,

@@ -15,11 +15,13 @@ mod prefix;
 mod prompt;
 mod random;
 mod slot;
+mod snapshot;
 mod state;
 mod stop;
 mod store;
 mod utf8;
 
+pub(crate) use snapshot::{Snapshot, SnapshotPolicy};
 pub(crate) use state::WorkerState;
 
 use crate::crash::CrashReason;
@@ -38,6 +40,9 @@ pub(crate) struct Worker {
     pub prepared: Arc<PreparedEngine>,
     pub queue: Arc<Queue>,
     pub state: Arc<WorkerState>,
+    /// Which of the worker's lives this is, see [`WorkerState::begin_life`].
+    pub life: u64,
+    pub snapshots: Arc<SnapshotPolicy>,
     /// Longest time that running streams wait for a piece of a prompt and a decode of their own.
     pub max_stall: Duration,
 }

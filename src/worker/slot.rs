@@ -3,10 +3,11 @@
 use super::draft::Drafter;
 use super::logprobs::LogSoftmax;
 use super::random::{uniform, uniform_xtc};
+use super::snapshot::Snapshot;
 use super::stop::{Released, release};
 use super::utf8::Utf8Stream;
 use super::{Guesses, WorkerFault};
-use crate::event::{Event, FinishReason, Finished, Logprobs, Timings, Token, TokenLogprob, Usage};
+use crate::event::{Event, Failed, FinishReason, Finished, Logprobs, Token, TokenLogprob, Usage};
 use crate::job::Job;
 use crate::native::{Draw, Model, NativeError, Sampler};
 use std::sync::Arc;
@@ -30,14 +31,20 @@ pub(super) struct Running {
     pub drafter: Drafter,
     /// Tokens that were taken out of the context to make room.
     pub shifted: u32,
+    /// Tokens that the slot held when a snapshot was last taken, or would have been.
+    pub snapshot_at: usize,
+    /// Which run of its request this is, see [`crate::event_queue`].
+    run: u32,
+    /// Tokens that earlier runs gave: they come again, and are not given again.
+    given: Vec<i32>,
+    /// The first of them that this run decodes.
+    replay_from: usize,
     sampler: Sampler,
     logprobs: Option<LogSoftmax>,
     bytes: Utf8Stream,
     /// Text that was not given yet, because a stop string may begin in it.
     held: String,
-    started: Instant,
-    prefill_done: Option<Instant>,
-    first_token: Option<Instant>,
+    began: Instant,
 }
 
 /// What ended a generation, and by which of several.
@@ -62,8 +69,8 @@ pub(super) enum After {
 impl Running {
     pub(super) fn new(
         job: Arc<Job>,
-        prompt: Vec<i32>,
-        limit: u32,
+        (run, given): (u32, Vec<i32>),
+        (prompt, limit): (Vec<i32>, u32),
         piece: usize,
         guesses: Guesses,
         sampler: Sampler,
@@ -82,13 +89,15 @@ impl Running {
             piece,
             drafter,
             shifted: 0,
+            snapshot_at: 0,
+            run,
+            given,
+            replay_from: 0,
             sampler,
             logprobs,
             bytes: Utf8Stream::default(),
             held: String::new(),
-            started: Instant::now(),
-            prefill_done: None,
-            first_token: None,
+            began: Instant::now(),
         }
     }
 
@@ -109,30 +118,32 @@ impl Running {
 
     /// Picks the next token from its logits and gives it to the consumer.
     pub(super) fn sample(&mut self, model: &Model, logits: &[f32]) -> Result<After, WorkerFault> {
-        self.prefill_done.get_or_insert_with(Instant::now);
         let (seed, index) = (self.job.seed, self.generated);
         let draw = Draw { choice: uniform(seed, index), xtc: uniform_xtc(seed, index) };
-        let token = self.sampler.pick(logits, draw)?;
-        if self.job.request.stop_tokens.contains(&token) {
-            return Ok(self.finish(End { stop_token: Some(token), ..End::new(FinishReason::StopToken) }));
-        }
-        if model.is_eog(token) && !self.job.request.ignore_eos {
-            return Ok(self.finish(End::new(FinishReason::Stop)));
-        }
-        self.sampler.accept(token)?;
-        model.token_bytes(token, self.bytes.bytes())?;
-        let old = self.held.len();
-        self.bytes.take(&mut self.held);
-        let Released { text, stop } = release(&self.job.request.stop, &mut self.held, old);
-        let logprobs = self.logprobs.as_mut().map(|of| logprobs(of, model, logits, token)).transpose()?;
-        let logits = self.job.request.logits.then(|| logits.to_vec());
-        let event = Token { index, token, text, logprobs, logits };
-        self.last = token;
-        self.drafter.came(token);
-        self.generated += 1;
-        self.first_token.get_or_insert_with(Instant::now);
-        if !self.job.events.push(Event::Token(event)) {
-            return Ok(After::Free);
+        let given = self.given.get(index as usize).copied();
+        let token = match given {
+            Some(token) if !self.follows_choices() => token,
+            _ => self.sampler.pick(logits, draw)?,
+        };
+        let Released { text, stop } = match given {
+            Some(token) => self.came_again(model, token)?,
+            None if self.job.request.stop_tokens.contains(&token) => {
+                return Ok(self.finish(End { stop_token: Some(token), ..End::new(FinishReason::StopToken) }));
+            }
+            None if model.is_eog(token) && !self.job.request.ignore_eos => {
+                return Ok(self.finish(End::new(FinishReason::Stop)));
+            }
+            None => self.take(model, token)?,
+        };
+        if given.is_none() {
+            let logprobs = self.logprobs.as_mut().map(|of| logprobs(of, model, logits, token)).transpose()?;
+            let logits = self.job.request.logits.then(|| logits.to_vec());
+            if !self.job.events.push_from(self.run, Event::Token(Token { index, token, text, logprobs, logits })) {
+                return Ok(After::Free);
+            }
+            if self.run > 0 {
+                self.job.part().generated(self.generated);
+            }
         }
         if let Some(stop) = stop {
             // What follows it in the same token is not text either.
@@ -146,16 +157,64 @@ impl Running {
         }
     }
 
+    /// A token is the next one: all that depends on it, and the text that can be given now.
+    fn take(&mut self, model: &Model, token: i32) -> Result<Released, WorkerFault> {
+        self.sampler.accept(token)?;
+        model.token_bytes(token, self.bytes.bytes())?;
+        let old = self.held.len();
+        self.bytes.take(&mut self.held);
+        let released = release(&self.job.request.stop, &mut self.held, old);
+        self.last = token;
+        self.drafter.came(token);
+        self.generated += 1;
+        Ok(released)
+    }
+
+    /// A token that an earlier run gave.
+    fn came_again(&mut self, model: &Model, token: i32) -> Result<Released, WorkerFault> {
+        let released = self.take(model, token)?;
+        if self.generated as usize == self.given.len() {
+            let (took, tokens) = (self.began.elapsed(), self.given.len() - self.replay_from);
+            tracing::debug!(request = self.job.id, tokens, ?took, "request has caught up");
+            self.job.events.caught_up(tokens as u32, took);
+        }
+        Ok(released)
+    }
+
+    /// Whether an earlier worker ran it.
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn is_resumed(&self) -> bool {
+        self.run > 0
+    }
+
+    /// Whether its sampler's state follows from what was chosen before, and from which logits: it has no snapshots.
+    fn follows_choices(&self) -> bool {
+        self.job.request.mirostat != 0
+    }
+
+    /// Whether it is to have snapshots, for another run.
+    pub(super) fn wants_snapshots(&self) -> bool {
+        self.job.request.max_resumes > self.run && !self.follows_choices() && !self.is_prefilling()
+    }
+
+    /// Goes on from a snapshot, in a slot that holds it now.
+    pub(super) fn go_on_from(&mut self, model: &Model, snapshot: &Snapshot) -> Result<(), WorkerFault> {
+        self.prefilled = self.prompt.len();
+        self.shifted = snapshot.shifted();
+        self.snapshot_at = snapshot.held().tokens.len();
+        self.replay_from = snapshot.generated() as usize;
+        for i in 0..self.replay_from {
+            self.came_again(model, self.given[i])?;
+        }
+        Ok(())
+    }
+
+    /// Ends it. Without effect if it has ended, or gone on in another run.
+    pub(super) fn fail(&self, failed: Failed) {
+        self.job.events.push_from(self.run, Event::Failed(failed));
+    }
+
     fn finish(&mut self, end: End) -> After {
-        let ms = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64() * 1e3;
-        let now = Instant::now();
-        let prefill_done = self.prefill_done.unwrap_or(now);
-        let timings = Timings {
-            queued_ms: ms(self.job.submitted, self.started),
-            prefill_ms: ms(self.started, prefill_done),
-            decode_ms: ms(prefill_done, now),
-            first_token_ms: self.first_token.map_or(0.0, |then| ms(self.job.submitted, then)),
-        };
         let (draft_tokens, draft_accepted) = self.drafter.totals();
         let usage = Usage {
             prompt_tokens: self.prompt_tokens(),
@@ -166,7 +225,9 @@ impl Running {
         };
         let End { reason, stop_string, stop_token } = end;
         let text = std::mem::take(&mut self.held) + &self.bytes.finish();
-        self.job.events.push(Event::Finished(Finished { reason, stop_string, stop_token, text, usage, timings }));
+        let timings = self.job.events.trace(|trace| trace.timings(Instant::now()));
+        let finished = Finished { reason, stop_string, stop_token, text, usage, timings };
+        self.job.events.push_from(self.run, Event::Finished(finished));
         After::Free
     }
 }

@@ -15,6 +15,14 @@ const GO_ON: i32 = 0;
 const STOP: i32 = 1;
 const CANCEL_PIECE: i32 = 2;
 
+/// What the worker's present life runs. One that is over may still turn, if it was taken for dead while it waited for
+/// somebody: it can neither add nor remove anything.
+#[derive(Default)]
+struct RunningJobs {
+    life: u64,
+    jobs: Vec<Arc<Job>>,
+}
+
 pub(crate) struct WorkerState {
     turns: Heartbeat,
     ready: AtomicBool,
@@ -25,7 +33,7 @@ pub(crate) struct WorkerState {
     kv_used: AtomicU64,
     stored: AtomicU64,
     abort: Arc<AtomicI32>,
-    jobs: Mutex<Vec<Arc<Job>>>,
+    running: Mutex<RunningJobs>,
     breaker: Mutex<BreakerState>,
     last_crash: Mutex<Option<Crash>>,
     pub counters: Arc<WorkerCounters>,
@@ -43,7 +51,7 @@ impl WorkerState {
             kv_used: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             abort: Arc::new(AtomicI32::new(GO_ON)),
-            jobs: Mutex::new(Vec::new()),
+            running: Mutex::default(),
             breaker: Mutex::new(BreakerState::Closed),
             last_crash: Mutex::new(None),
             counters,
@@ -153,20 +161,38 @@ impl WorkerState {
         self.abort.clone()
     }
 
-    pub(crate) fn add(&self, job: Arc<Job>) {
-        self.jobs.lock().push(job);
+    /// The number of the life that begins.
+    pub(crate) fn begin_life(&self) -> u64 {
+        let mut running = self.running.lock();
+        running.life += 1;
+        running.life
     }
 
-    pub(crate) fn remove(&self, id: u64) {
-        self.jobs.lock().retain(|job| job.id != id);
+    /// False: that life is over.
+    #[must_use]
+    pub(crate) fn add(&self, life: u64, job: Arc<Job>) -> bool {
+        let mut running = self.running.lock();
+        if running.life == life {
+            running.jobs.push(job);
+        }
+        running.life == life
+    }
+
+    pub(crate) fn remove(&self, life: u64, id: u64) {
+        let mut running = self.running.lock();
+        if running.life == life {
+            running.jobs.retain(|job| job.id != id);
+        }
     }
 
     pub(crate) fn active(&self) -> usize {
-        self.jobs.lock().len()
+        self.running.lock().jobs.len()
     }
 
-    /// The requests that were running, when the worker is gone or is to go.
+    /// Ends the life, and gives the requests that were running in it.
     pub(crate) fn take_jobs(&self) -> Vec<Arc<Job>> {
-        std::mem::take(&mut *self.jobs.lock())
+        let mut running = self.running.lock();
+        running.life += 1;
+        std::mem::take(&mut running.jobs)
     }
 }

@@ -76,6 +76,8 @@ pub struct Answer {
     pub seed: u64,
     pub prompt_tokens: u32,
     pub cached_tokens: u32,
+    /// How often it went on in another worker.
+    pub restarts: u32,
 }
 
 /// Reads a stream to its end and checks the order of its events on the way.
@@ -87,6 +89,7 @@ pub fn read(stream: TokenStream) -> Result<Answer, Failed> {
         seed: 0,
         prompt_tokens: 0,
         cached_tokens: 0,
+        restarts: 0,
     };
     let (mut started, mut end) = (false, None);
     for event in stream {
@@ -101,6 +104,12 @@ pub fn read(stream: TokenStream) -> Result<Answer, Failed> {
                 assert_eq!(token.index as usize, answer.tokens.len());
                 answer.tokens.push(token.token);
                 answer.text.push_str(&token.text);
+            }
+            Event::Restarted(restarted) => {
+                assert!(started, "a restart before the start");
+                answer.restarts += 1;
+                let seen = (answer.restarts, answer.tokens.len());
+                assert_eq!((restarted.attempt, restarted.tokens_kept as usize), seen);
             }
             Event::Finished(finished) => {
                 assert_eq!(finished.usage.completion_tokens as usize, answer.tokens.len());
