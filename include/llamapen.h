@@ -346,7 +346,8 @@ int32_t llamapen_error_retriable(const struct llamapen_error *error);
 int64_t llamapen_error_retry_after_ms(const struct llamapen_error *error);
 
 /**
- * Which rule refused a request or a lease: "queue", "context", "drain" or "state"; "" for other errors and NULL. Static.
+ * Which rule refused a request or a lease: "queue", "context", "drain", "breaker", "quarantine" or "state"; "" for
+ * other errors and NULL. Static.
  */
 const char *llamapen_error_policy(const struct llamapen_error *error);
 

@@ -3,6 +3,7 @@
 use crate::device::DeviceShare;
 use crate::model::{Digest, GgufError};
 use crate::status::Status;
+use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,6 +173,9 @@ impl Error {
     }
 }
 
+/// The rules that refuse.
+pub(crate) const POLICIES: [&CStr; 6] = [c"queue", c"context", c"drain", c"breaker", c"quarantine", c"state"];
+
 /// A request that was refused before queueing: it never ran and has no events.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -191,6 +195,7 @@ pub struct Rejected {
 
 impl Rejected {
     pub(crate) fn new(status: Status, policy: &'static str, message: impl Into<String>) -> Self {
+        debug_assert!(POLICIES.into_iter().any(|known| known.to_bytes() == policy.as_bytes()));
         Self { status, policy, retriable: status.retriable(), retry_after_ms: None, message: message.into() }
     }
 }

@@ -31,11 +31,13 @@ from .errors import (
     ModelInvalid,
     ModelNotFound,
     OutOfMemory,
+    PoisonedRequest,
     PoolUnavailable,
     QueueFull,
     QueueFullDropLru,
     StaleEngine,
     Unsupported,
+    WorkerReset,
 )
 from .events import Event, Failed, Finished, Logprobs, Restarted, Started, Token, TokenLogprob
 from .lease import Lease
@@ -51,7 +53,8 @@ __all__ = [
     "Busy", "Cancelled", "Check", "ContextOverflow", "DeadlineUnmet", "DecodeTimeout", "DeviceError", "DigestMismatch", "Draining",
     "Event", "Failed", "Finished", "Forked", "InvalidParams", "Lease", "LlamapenError", "Logprobs", "ModelInvalid", "ModelNotFound",
     "OutOfMemory", "Plan",
-    "PoolUnavailable", "Preflight", "PreparedEngine", "QueueFull", "QueueFullDropLru", "Restarted", "StaleEngine", "Started", "Step",
+    "PoisonedRequest", "PoolUnavailable", "Preflight", "PreparedEngine", "QueueFull", "QueueFullDropLru", "Restarted", "StaleEngine", "Started", "Step",
     "Supervisor", "Token", "TokenLogprob", "TokenStream", "Unsupported", "build_info", "config_from_flags", "devices",
     "digest", "machine", "model_info", "plan", "preflight", "prepare",
+    "WorkerReset",
 ]

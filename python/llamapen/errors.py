@@ -18,7 +18,8 @@ class LlamapenError(Exception):
     retriable: bool
     #: When to try again, in milliseconds, if that is known.
     retry_after_ms: Optional[int]
-    #: Which rule refused a request or a lease: ``queue``, ``context``, ``drain`` or ``state``; ``None`` for other errors.
+    #: Which rule refused a request or a lease: ``queue``, ``context``, ``drain``, ``breaker``, ``quarantine`` or ``state``;
+    #: ``None`` for other errors.
     policy: Optional[str]
 
     def __init__(
@@ -111,6 +112,14 @@ class DeviceError(LlamapenError):
     """A GPU failed, or cannot be used as it must be."""
 
 
+class WorkerReset(LlamapenError):
+    """The worker that ran the request failed, and it did not go on in another; submit it again."""
+
+
+class PoisonedRequest(LlamapenError):
+    """Workers died of the request, or of one like it; it is refused for a while."""
+
+
 _CLASSES: Dict[int, Type[LlamapenError]] = {
     100: InvalidParams,
     101: Busy,
@@ -130,6 +139,8 @@ _CLASSES: Dict[int, Type[LlamapenError]] = {
     301: OutOfMemory,
     302: DeviceError,
     303: DecodeTimeout,
+    304: WorkerReset,
+    305: PoisonedRequest,
 }
 
 

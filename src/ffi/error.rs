@@ -1,7 +1,7 @@
 //! Error objects.
 
 use super::border::{free, without_nul};
-use crate::error::Error;
+use crate::error::{Error, POLICIES};
 use std::ffi::{CString, c_char};
 
 /// Why a call failed. Owned by the caller; freed with llamapen_error_free.
@@ -47,19 +47,13 @@ pub unsafe extern "C" fn llamapen_error_retry_after_ms(error: *const llamapen_er
     after.map_or(-1, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Which rule refused a request or a lease: "queue", "context", "drain" or "state"; "" for other errors and NULL. Static.
+/// Which rule refused a request or a lease: "queue", "context", "drain", "breaker", "quarantine" or "state"; "" for
+/// other errors and NULL. Static.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_error_policy(error: *const llamapen_error) -> *const c_char {
     // SAFETY: NULL or a live error, as the header demands.
-    let policy = unsafe { error.as_ref() }.and_then(|e| e.error.policy());
-    let text = match policy {
-        Some("queue") => c"queue",
-        Some("context") => c"context",
-        Some("drain") => c"drain",
-        Some("state") => c"state",
-        _ => c"",
-    };
-    text.as_ptr()
+    let policy = unsafe { error.as_ref() }.and_then(|e| e.error.policy()).unwrap_or_default();
+    POLICIES.into_iter().find(|known| known.to_bytes() == policy.as_bytes()).unwrap_or_default().as_ptr()
 }
 
 /// Frees an error. NULL is fine.
