@@ -1,9 +1,11 @@
 //! What a caller asks of a model: input, limits and sampling.
 
+mod fault;
 mod logit_bias;
 mod priority;
 mod ranges;
 
+pub use fault::Fault;
 pub use priority::Priority;
 
 use crate::config::{from_json, in_range};
@@ -162,47 +164,6 @@ pub struct Request {
     /// A fault to provoke, in builds with the `fault-injection` feature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
-}
-
-/// A fault that a worker provokes in itself, after the first token of the request: for tests of the containment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Fault {
-    /// A Rust panic in the worker's loop.
-    Panic,
-    /// A C++ exception inside the shim.
-    CppException,
-    /// A token that llama.cpp refuses, in the batch that all running requests share.
-    BadToken,
-    /// More tokens in that batch than a sequence has room for, once: a full KV cache. Needs an `n_ubatch` above `n_ctx`.
-    FullCache,
-    /// That batch is decoded, and reported as failed, once: as when a graph fails after a part of it was computed.
-    FailedDecode,
-    /// A write to address 0, on the thread that decodes, inside a graph.
-    NullWrite,
-    /// A write to an address where nothing is, as above.
-    WildWrite,
-    /// `GGML_ABORT`, as above.
-    Abort,
-    /// A recursion without end, as above.
-    StackOverflow,
-    /// A division of whole numbers by zero, as above.
-    DivisionByZero,
-    /// An instruction that there is not, as above.
-    IllegalInstruction,
-    /// A loop without end, as above: only a stall ends it.
-    EndlessLoop,
-    /// A C++ exception out of a graph, as above.
-    Exception,
-    /// The write to address 0 on a compute thread.
-    ComputeNullWrite,
-    /// `GGML_ABORT` on a compute thread.
-    ComputeAbort,
-    /// The recursion without end on a compute thread.
-    ComputeStackOverflow,
-    /// The C++ exception on a compute thread.
-    ComputeException,
 }
 
 impl Default for Request {

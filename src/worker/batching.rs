@@ -146,6 +146,8 @@ impl<'a> Loop<'a> {
 
     fn prepare(&self, job: &Arc<Job>) -> Result<Running, Failed> {
         let worker = self.worker;
+        #[cfg(feature = "fault-injection")]
+        super::fault::before_tokenising(job);
         let (tokens, limit) =
             prompt::tokens(&job.request, &worker.model, worker.prepared.info(), worker.prepared.n_ctx())?;
         if job.request.context_shift && !self.context.can_shift() {
@@ -157,6 +159,8 @@ impl<'a> Loop<'a> {
             Failed::new(fault.status(), fault.message)
         };
         let mut sampler = Sampler::new(worker.model.clone(), &prompt::sampling(&job.request)).map_err(engine)?;
+        #[cfg(feature = "fault-injection")]
+        super::fault::prepare_sampler(job, &mut sampler);
         for token in &tokens {
             sampler.accept(*token).map_err(engine)?;
         }
@@ -187,6 +191,8 @@ impl<'a> Loop<'a> {
         }
         // From here on a cancel ends the decode; one that came before ends the request on the next turn.
         let Some(prefilling) = job.prefilling(&self.worker.state) else { return Ok(()) };
+        #[cfg(feature = "fault-injection")]
+        super::fault::before_a_piece(&job);
         let began = Instant::now();
         let decoded = decode(self.worker, &mut self.context, &self.batch, Kernels::Fast);
         drop(prefilling);

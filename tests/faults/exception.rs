@@ -13,6 +13,12 @@ fn out_of_the_shim() {
     case(Fault::CppException, "injected C++ exception", Bare::Contained).show(this_test!());
 }
 
+/// Out of a filter in a chain of llama.cpp's.
+#[test]
+fn out_of_the_sampler() {
+    case(Fault::SamplerException, "injected C++ exception", Bare::Contained).show(this_test!());
+}
+
 /// Where other threads wait for the one that throws.
 #[test]
 fn out_of_a_graph() {
@@ -21,5 +27,6 @@ fn out_of_a_graph() {
 
 #[test]
 fn out_of_a_graph_on_a_compute_thread() {
-    case(Fault::ComputeException, "on a compute thread", Bare::Dies(libc::SIGABRT)).show(this_test!());
+    let message = "injected C++ exception, on a compute thread";
+    case(Fault::ComputeException, message, Bare::Dies(libc::SIGABRT)).show(this_test!());
 }

@@ -7,7 +7,9 @@ mod abort;
 mod arithmetic;
 mod case;
 mod exception;
+mod exhaustion;
 mod host;
+mod load;
 mod memory;
 mod neighbours;
 mod panic;
@@ -16,3 +18,4 @@ mod stall;
 #[path = "../support/mod.rs"]
 mod support;
 mod taint;
+mod workers;
