@@ -70,6 +70,12 @@ impl EventQueue {
         self.add(event, Some(run), false)
     }
 
+    /// Whether no worker has died of it or beside it.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn is_first_run(&self) -> bool {
+        self.inner.lock().run == 0
+    }
+
     /// Which run it is in, and the tokens that were given in earlier ones.
     pub(crate) fn run(&self) -> (u32, Vec<i32>) {
         let inner = self.inner.lock();

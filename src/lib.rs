@@ -69,7 +69,8 @@ mod worker;
 
 pub use build_info::{BuildInfo, build_info};
 pub use config::{
-    DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, QueueFullPolicy, Shrink, SupervisorConfig, TaintPolicy,
+    DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, QueueFullPolicy, Shrink, StartFault, SupervisorConfig,
+    TaintPolicy,
 };
 pub use crash::{Crash, CrashReason};
 pub use error::{Error, Rejected, Result};

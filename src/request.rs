@@ -1,9 +1,11 @@
 //! What a caller asks of a model: input, limits and sampling.
 
+mod fault;
 mod logit_bias;
 mod priority;
 mod ranges;
 
+pub use fault::Fault;
 pub use priority::Priority;
 
 use crate::config::{from_json, in_range};
@@ -166,51 +168,13 @@ pub struct Request {
     /// A fault to provoke, in builds with the `fault-injection` feature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// Tokens of the answer after which it is provoked, at least 1. Default: 1.
+    #[serde(skip_serializing_if = "is_one")]
+    pub fault_after: u32,
 }
 
-/// A fault that a worker provokes in itself, once, after the first token of the request: for tests of the containment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Fault {
-    /// A Rust panic in the worker's loop.
-    Panic,
-    /// The same in every worker that runs the request.
-    PanicAlways,
-    /// Its snapshots are damaged, as by a stray write.
-    DamagedSnapshot,
-    /// A C++ exception inside the shim.
-    CppException,
-    /// A token that llama.cpp refuses, in the batch that all running requests share.
-    BadToken,
-    /// More tokens in that batch than a sequence has room for, once: a full KV cache. Needs an `n_ubatch` above `n_ctx`.
-    FullCache,
-    /// That batch is decoded, and reported as failed, once: as when a graph fails after a part of it was computed.
-    FailedDecode,
-    /// A write to address 0, on the thread that decodes, inside a graph.
-    NullWrite,
-    /// A write to an address where nothing is, as above.
-    WildWrite,
-    /// `GGML_ABORT`, as above.
-    Abort,
-    /// A recursion without end, as above.
-    StackOverflow,
-    /// A division of whole numbers by zero, as above.
-    DivisionByZero,
-    /// An instruction that there is not, as above.
-    IllegalInstruction,
-    /// A loop without end, as above: only a stall ends it.
-    EndlessLoop,
-    /// A C++ exception out of a graph, as above.
-    Exception,
-    /// The write to address 0 on a compute thread.
-    ComputeNullWrite,
-    /// `GGML_ABORT` on a compute thread.
-    ComputeAbort,
-    /// The recursion without end on a compute thread.
-    ComputeStackOverflow,
-    /// The C++ exception on a compute thread.
-    ComputeException,
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 impl Default for Request {
@@ -260,6 +224,7 @@ impl Default for Request {
             inter_token_timeout_ms: None,
             max_resumes: 3,
             fault: None,
+            fault_after: 1,
         }
     }
 }
@@ -439,6 +404,13 @@ impl Request {
         self
     }
 
+    /// Sets [`fault_after`](Self::fault_after).
+    #[must_use]
+    pub fn with_fault_after(mut self, tokens: u32) -> Self {
+        self.fault_after = tokens;
+        self
+    }
+
     /// Refuses what no model could run: values out of range, no input or several.
     pub fn validate(&self) -> Result<()> {
         self.validate_input()?;
@@ -459,6 +431,7 @@ impl Request {
             in_range(field, ms.unwrap_or(1), 1..=86_400_000)?;
         }
         in_range("max_resumes", self.max_resumes, 0..=1000)?;
+        in_range("fault_after", self.fault_after, 1..=u32::MAX)?;
         if self.fault.is_some() && !cfg!(feature = "fault-injection") {
             return Err(Error::Unsupported(
                 "fault: this build has no fault injection (cargo feature `fault-injection`)".into(),

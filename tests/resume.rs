@@ -5,7 +5,7 @@
 mod support;
 
 use futures_core::Stream;
-use llamapen::{Event, Fault, Next, Request, State, Status, Supervisor, SupervisorConfig, TokenStream};
+use llamapen::{EngineConfig, Event, Fault, Next, Request, State, Status, Supervisor, SupervisorConfig, TokenStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,11 @@ fn unlimited() -> SupervisorConfig {
         .with_restarts(1000, Duration::from_secs(1))
         .with_backoff(Duration::from_millis(1), Duration::from_millis(1))
         .with_breaker_failures(1000)
+}
+
+/// What a worker measures at its start is quickly done with small batches.
+fn engine(slots: u32) -> EngineConfig {
+    support::config().with_n_ubatch(64).with_slots(slots)
 }
 
 fn answer(supervisor: &Supervisor, request: &Request) -> Answer {
@@ -84,8 +89,7 @@ fn a_stream_goes_on_as_if_nothing_had_happened() {
     // From a snapshot, and from the prompt.
     for every in [32, 0] {
         let config = unlimited().with_snapshots(every, 1 << 30).with_quarantine(Duration::ZERO);
-        let supervisor =
-            support::start_with(&support::config().with_n_ctx(110).with_n_ubatch(64).with_slots(2), config);
+        let supervisor = support::start_with(&engine(2).with_n_ctx(110), config);
         for (i, request) in requests().into_iter().enumerate() {
             let alone = answer(&supervisor, &request);
             for after in if every > 0 { [1, 40].as_slice() } else { &[40] } {
@@ -103,7 +107,7 @@ fn a_stream_goes_on_as_if_nothing_had_happened() {
 
 #[test]
 fn whole_answers_are_the_same_and_the_record_tells() {
-    let supervisor = support::start_with(&support::config().with_slots(1), unlimited());
+    let supervisor = support::start_with(&engine(1), unlimited());
     let request = Request::prompt("Once upon a time").with_temperature(0.9).with_seed(3).with_max_tokens(60);
     let request = request.with_ignore_eos(true).with_logprobs(2);
     let alone = answer(&supervisor, &request);
@@ -131,7 +135,7 @@ fn whole_answers_are_the_same_and_the_record_tells() {
 /// Only what came since the snapshot is decoded again, or everything if it cannot be used.
 #[test]
 fn a_snapshot_is_used_unless_it_is_damaged() {
-    let supervisor = support::start_with(&support::config().with_slots(2), unlimited());
+    let supervisor = support::start_with(&engine(2), unlimited());
     let request = greedy(words(2, 40)).with_max_tokens(100);
     let alone = answer(&supervisor, &request);
     for (request, replayed) in [(request.clone(), 8), (request.with_fault(Fault::DamagedSnapshot), 80)] {
@@ -149,7 +153,7 @@ fn a_snapshot_is_used_unless_it_is_damaged() {
 #[test]
 fn snapshots_keep_to_their_budget() {
     let config = unlimited().with_snapshots(8, 1_000_000);
-    let supervisor = support::start_with(&support::config().with_slots(2), config);
+    let supervisor = support::start_with(&engine(2), config);
     let mut most = 0;
     let streams: Vec<_> =
         (0..2).map(|i| supervisor.submit(greedy(words(i, 8)).with_max_tokens(120)).unwrap()).collect();
@@ -166,8 +170,7 @@ fn snapshots_keep_to_their_budget() {
 /// The worker's other requests go on; the one that kills it every time does not, and is refused from then on.
 #[test]
 fn a_request_that_workers_die_of_is_put_in_quarantine_and_bystanders_are_not() {
-    let supervisor =
-        support::start_with(&support::config().with_slots(4), unlimited().with_quarantine(Duration::from_secs(2)));
+    let supervisor = support::start_with(&engine(4), unlimited().with_quarantine(Duration::from_secs(2)));
     let bystander = |i: i32| greedy(words(i, 20)).with_max_tokens(80).with_max_resumes(20);
     let alone: Vec<_> = (0..3).map(|i| answer(&supervisor, &bystander(i)).tokens).collect();
     let streams: Vec<_> = (0..3).map(|i| supervisor.submit(bystander(i)).unwrap()).collect();
@@ -194,7 +197,7 @@ fn a_request_that_workers_die_of_is_put_in_quarantine_and_bystanders_are_not() {
 
 #[test]
 fn the_number_of_resumes_is_a_budget() {
-    let supervisor = support::start_with(&support::config().with_slots(1), unlimited().with_quarantine(Duration::ZERO));
+    let supervisor = support::start_with(&engine(1), unlimited().with_quarantine(Duration::ZERO));
     let request = greedy(words(1, 10)).with_max_tokens(20).with_fault(Fault::PanicAlways);
     for (budget, said) in [(0, "injected panic"), (4, "went on in another worker 4 times")] {
         let restarts = supervisor.health().unwrap().workers[0].restarts;
@@ -208,7 +211,7 @@ fn the_number_of_resumes_is_a_budget() {
 #[test]
 fn a_cancel_between_two_workers_is_heard() {
     let config = unlimited().with_backoff(Duration::from_millis(300), Duration::from_millis(300));
-    let supervisor = support::start_with(&support::config().with_slots(2), config);
+    let supervisor = support::start_with(&engine(2), config);
     // The second crash in a row waits.
     crash(&supervisor);
     let stream = supervisor.submit(greedy(words(1, 10)).with_max_tokens(500)).unwrap();
@@ -230,7 +233,7 @@ struct Slow(AtomicBool);
 impl Wake for Slow {
     fn wake(self: Arc<Self>) {
         if !self.0.swap(true, Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_secs(6));
+            std::thread::sleep(Duration::from_secs(10));
         }
     }
 }
@@ -238,8 +241,8 @@ impl Wake for Slow {
 /// A worker that is taken for dead while it waits for the host gives nothing when it comes back, and takes nothing with it.
 #[test]
 fn a_worker_that_was_taken_for_dead_is_not_heard_any_more() {
-    let config = unlimited().with_stall_limit(Duration::from_secs(3));
-    let supervisor = support::start_with(&support::config().with_slots(2), config);
+    let config = unlimited().with_stall_limit(Duration::from_secs(5));
+    let supervisor = support::start_with(&engine(2), config);
     let request = greedy(words(4, 20)).with_max_tokens(30);
     let alone = answer(&supervisor, &request);
     let mut stream = supervisor.submit(request.clone()).unwrap();
@@ -253,7 +256,7 @@ fn a_worker_that_was_taken_for_dead_is_not_heard_any_more() {
     assert_eq!((resumed.restarts, resumed.tokens), (1, alone.tokens.clone()));
     assert_eq!(supervisor.health().unwrap().workers[0].restarts, 1);
     // The old one is back by now.
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(6));
     assert_eq!(answer(&supervisor, &request).tokens, alone.tokens);
     assert_eq!(supervisor.health().unwrap().workers[0].restarts, 1);
 }

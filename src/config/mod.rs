@@ -6,10 +6,12 @@ mod engine;
 mod flags;
 mod kv_type;
 mod restarts;
+mod start_fault;
 mod supervisor;
 
 pub use engine::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, MIN_CTX, Shrink};
 pub use kv_type::KvType;
+pub use start_fault::StartFault;
 pub use supervisor::{QueueFullPolicy, SupervisorConfig, TaintPolicy};
 
 use crate::error::{Error, Result};

@@ -1,7 +1,8 @@
 //! [`SupervisorConfig`]: queue, restarts, limits.
 
+use super::start_fault::StartFault;
 use super::{from_json, in_ms, in_range};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,6 +48,10 @@ pub struct SupervisorConfig {
     /// A worker whose loop has not turned for this many milliseconds is not ready, and is replaced: it must be longer than any
     /// decode takes. Default: 30000.
     pub stall_limit_ms: u64,
+    /// A load that has made no progress for this many milliseconds, 100 to 86400000, is ended: the supervisor is `Failed`. It
+    /// must be longer than the file takes to read, where that is not told in between. Once the load is cancelled or the
+    /// supervisor stopped, `stall_limit_ms` holds if it is less. Default: 600000.
+    pub load_stall_limit_ms: u64,
     /// Longest time in milliseconds, 10 to 60000, that running streams wait for a piece of another request's prompt and one
     /// decode of their own. Each worker with several slots measures at its start how large pieces may be, and while others
     /// wait each prompt corrects that by what its last piece took. Where the streams' own decodes take most of the time,
@@ -73,6 +78,9 @@ pub struct SupervisorConfig {
     /// local disk: the supervisor waits for it. After a kill it stays, with a `pid` that is gone. Default: no file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handoff_dir: Option<PathBuf>,
+    /// A fault to provoke when it starts, in builds with the `fault-injection` feature.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<StartFault>,
 }
 
 /// What happens to a request that comes when the queue is full.
@@ -98,6 +106,9 @@ pub enum TaintPolicy {
     Stop,
     /// It restarts the worker as after any other fault.
     Continue,
+    /// It goes on in a process of its own. Not in this version, which has no process tier: a start is refused with
+    /// `Unsupported`.
+    EscalateToProcess,
 }
 
 impl Default for SupervisorConfig {
@@ -117,6 +128,7 @@ impl Default for SupervisorConfig {
             breaker_open_max_ms: 3_600_000,
             breaker_stable_ms: 60_000,
             stall_limit_ms: 30_000,
+            load_stall_limit_ms: 600_000,
             max_stall_ms: 100,
             snapshot_tokens: 32,
             snapshot_bytes: 128 << 20,
@@ -124,6 +136,7 @@ impl Default for SupervisorConfig {
             handoff_dir: None,
             contain_faults: true,
             taint: TaintPolicy::Stop,
+            fault: None,
         }
     }
 }
@@ -197,15 +210,43 @@ impl SupervisorConfig {
         self
     }
 
-    /// Refuses values outside their ranges.
+    /// Sets [`load_stall_limit_ms`](Self::load_stall_limit_ms).
+    #[must_use]
+    pub fn with_load_stall_limit(mut self, limit: Duration) -> Self {
+        self.load_stall_limit_ms = in_ms(limit);
+        self
+    }
+
+    /// Sets [`fault`](Self::fault).
+    #[must_use]
+    pub fn with_fault(mut self, fault: StartFault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+
+    /// Refuses values outside their ranges, and what is not in this version or build.
     pub fn validate(&self) -> Result<()> {
         in_range("queue_capacity", self.queue_capacity, 1..=65_536)?;
         self.validate_restarts()?;
         in_range("stall_limit_ms", self.stall_limit_ms, 100..=86_400_000)?;
+        in_range("load_stall_limit_ms", self.load_stall_limit_ms, 100..=86_400_000)?;
         in_range("max_stall_ms", self.max_stall_ms, 10..=60_000)?;
         in_range("snapshot_tokens", self.snapshot_tokens, 0..=65_536)?;
         in_range("snapshot_bytes", self.snapshot_bytes, 0..=1 << 40)?;
-        in_range("quarantine_ms", self.quarantine_ms, 0..=86_400_000)
+        in_range("quarantine_ms", self.quarantine_ms, 0..=86_400_000)?;
+        if self.taint == TaintPolicy::EscalateToProcess {
+            return Err(Error::Unsupported(
+                "taint: \"escalate_to_process\" needs the process tier, which is not in this version; choose \"stop\" \
+                 (the supervisor stops, and the host decides) or \"continue\" (it goes on in a process that may be damaged)"
+                    .into(),
+            ));
+        }
+        if self.fault.is_some() && !cfg!(feature = "fault-injection") {
+            return Err(Error::Unsupported(
+                "fault: this build has no fault injection (cargo feature `fault-injection`)".into(),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -225,5 +266,15 @@ mod tests {
         assert_eq!(config, SupervisorConfig::default());
         let error = config.with_queue_capacity(0).validate().unwrap_err();
         assert_eq!(error.to_string(), "queue_capacity: 0 is not between 1 and 65536");
+        let error = SupervisorConfig::default().with_load_stall_limit(Duration::ZERO).validate().unwrap_err();
+        assert!(error.to_string().starts_with("load_stall_limit_ms: 0 is"), "{error}");
+    }
+
+    #[test]
+    fn a_process_tier_is_refused_by_name_until_there_is_one() {
+        let config = SupervisorConfig::from_json(r#"{"taint": "escalate_to_process"}"#).unwrap();
+        let error = config.validate().unwrap_err();
+        assert_eq!(error.status(), crate::Status::Unsupported);
+        assert!(error.to_string().starts_with("taint: \"escalate_to_process\""), "{error}");
     }
 }

@@ -26,6 +26,8 @@ pub(crate) enum FaultKind {
     Abort,
     /// A C++ exception where nobody could catch it.
     Exception,
+    /// The same of `std::bad_alloc`.
+    OutOfMemory,
     /// It was told to die, because it did not go on.
     Stall,
 }
@@ -92,6 +94,7 @@ impl Domain {
         let (kind, message) = match raw.kind as sys::LP_FaultKind {
             sys::LP_FAULT_ABORT => (FaultKind::Abort, format!("abort: {text}")),
             sys::LP_FAULT_THROW => (FaultKind::Exception, format!("C++ exception: {text}")),
+            sys::LP_FAULT_MEMORY => (FaultKind::OutOfMemory, format!("out of memory: {text}")),
             sys::LP_FAULT_STALL => (FaultKind::Stall, text),
             _ => (FaultKind::Signal, signal_text(&raw)),
         };
@@ -164,27 +167,44 @@ pub(crate) fn handlers_installed() -> bool {
     unsafe { sys::lp_handlers_installed() }
 }
 
-/// A fault that the next graph of the calling thread's domain meets.
+/// What an injected fault does.
 #[cfg(feature = "fault-injection")]
 #[derive(Debug, Clone, Copy)]
-#[repr(i32)]
+#[repr(u32)]
 pub(crate) enum Injected {
-    NullWrite = 1,
-    WildWrite = 2,
-    Abort = 3,
-    StackOverflow = 4,
-    Division = 5,
-    Illegal = 6,
-    Loop = 7,
-    Throw = 8,
+    NullWrite = sys::LP_INJECT_NULL_WRITE,
+    WildWrite = sys::LP_INJECT_WILD_WRITE,
+    ReadOnlyWrite = sys::LP_INJECT_READ_ONLY_WRITE,
+    WeightWrite = sys::LP_INJECT_WEIGHT_WRITE,
+    Together = sys::LP_INJECT_TOGETHER,
+    Abort = sys::LP_INJECT_ABORT,
+    StackOverflow = sys::LP_INJECT_STACK_OVERFLOW,
+    Division = sys::LP_INJECT_DIVISION,
+    Illegal = sys::LP_INJECT_ILLEGAL,
+    Loop = sys::LP_INJECT_LOOP,
+    Throw = sys::LP_INJECT_THROW,
+    NoMemory = sys::LP_INJECT_NO_MEMORY,
 }
 
-/// Has it happen, on a compute thread or on the thread that decodes.
+/// Where it does that; see `LP_Place`.
 #[cfg(feature = "fault-injection")]
-pub(crate) fn arm(injected: Injected, on_compute_thread: bool) {
+#[derive(Debug, Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Place {
+    Graph = sys::LP_IN_GRAPH,
+    Compute = sys::LP_IN_COMPUTE,
+    Sampler = sys::LP_IN_SAMPLER,
+    New = sys::LP_IN_NEW,
+    Memalign = sys::LP_IN_MEMALIGN,
+    Load = sys::LP_IN_LOAD,
+}
+
+/// Has it happen once, to the calling thread's domain.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn arm(injected: Injected, place: Place) {
     // SAFETY: both set plain values that the domain's threads read.
     unsafe {
         sys::lp_pen_inject();
-        sys::lp_pen_arm(injected as i32, on_compute_thread);
+        sys::lp_pen_arm(injected as i32, place as i32);
     }
 }

@@ -5,4 +5,4 @@ pub(crate) mod thread;
 
 pub(crate) use domain::{FaultKind, handlers_installed, install_handlers};
 #[cfg(feature = "fault-injection")]
-pub(crate) use domain::{Injected, arm};
+pub(crate) use domain::{Injected, Place, arm};

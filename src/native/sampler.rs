@@ -49,6 +49,13 @@ impl Sampler {
         Ok(Self { raw: NonNull::new(raw).expect("checked by value()"), n_vocab: model.n_vocab(), _model: model })
     }
 
+    /// Makes its chain of filters a place for faults.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn add_fault(&mut self) {
+        // SAFETY: the sampler is alive.
+        unsafe { sys::lp_fault_sampler(self.raw.as_ptr()) }
+    }
+
     /// Tells the penalties of a token that is part of the text.
     pub(crate) fn accept(&mut self, token: i32) -> Result<(), NativeError> {
         // SAFETY: the sampler is alive; the token is in the vocabulary, as the caller checked or the sampler itself chose.

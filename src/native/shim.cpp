@@ -6,6 +6,11 @@
 #include "llama-ext.h"
 #include "llama.h"
 
+#ifdef LLAMAPEN_FAULT_INJECTION
+#include "inject.h"
+#include "llama-model.h"
+#endif
+
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -68,6 +73,7 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
                                                    : (params->use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
         native_params.progress_callback_user_data = &progress;
         native_params.progress_callback = [](float done, void * user) {
+            if (lp_pen_injector != nullptr) lp_pen_injector(LP_IN_LOAD);
             const llamapen::Outside outside;
             auto * p = static_cast<Progress *>(user);
             p->stopped = p->params->progress != nullptr && !p->params->progress(done, p->params->user);
@@ -78,6 +84,9 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
             progress.stopped ? fail(error, LP_ABORTED, "loading was cancelled")
                              : fail(error, LP_FAILED, "llama.cpp could not load the model; its log says why");
         }
+#ifdef LLAMAPEN_FAULT_INJECTION
+        if (model != nullptr) lp_inject_weights = static_cast<volatile char *>(model->tok_embd->data);
+#endif
         return reinterpret_cast<lp_model *>(model);
     });
 }
@@ -154,7 +163,7 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
         native_params.swa_full = params->swa_full;
         native_params.no_perf = true;
         native_params.abort_callback = [](void * flag) {
-            if (lp_pen_injector != nullptr) lp_pen_injector();
+            if (lp_pen_injector != nullptr) lp_pen_injector(LP_IN_GRAPH);
             return __atomic_load_n(static_cast<const int32_t *>(flag), __ATOMIC_RELAXED) != 0;
         };
         native_params.abort_callback_data = const_cast<int32_t *>(params->abort_flag);
@@ -213,8 +222,11 @@ LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t 
         int32_t code = 0;
         try {
             code = llama_decode(context->context.get(), batch);
-        } catch (const std::exception & e) {
+        } catch (const std::bad_alloc & e) {
             // The compute threads may wait for this one in a barrier, for ever.
+            lp_pen_no_memory(e.what());
+            throw;
+        } catch (const std::exception & e) {
             lp_pen_thrown(e.what());
             throw;
         }

@@ -165,6 +165,8 @@ int32_t lp_sampler_pick(lp_sampler * sampler, const float * logits, double choic
 LP_Status lp_fault_throw(lp_error * error);
 // The next decode that succeeds is reported as LP_FAILED.
 void lp_fault_decode(lp_context * context);
+// Adds a filter in which faults can be injected, and which changes nothing else.
+void lp_fault_sampler(lp_sampler * sampler);
 
 #ifdef __cplusplus
 }

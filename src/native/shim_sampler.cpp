@@ -186,6 +186,18 @@ void lp_sampler_free(lp_sampler * sampler) {
     guarded(nullptr, 0, [&] { delete sampler; return 0; });
 }
 
+void lp_fault_sampler(lp_sampler * sampler) {
+    static llama_sampler_i filter = [] {
+        llama_sampler_i calls = {};
+        calls.name = [](const llama_sampler *) { return "injected faults"; };
+        calls.apply = [](llama_sampler *, llama_token_data_array *) {
+            if (lp_pen_injector != nullptr) lp_pen_injector(LP_IN_SAMPLER);
+        };
+        return calls;
+    }();
+    guarded(nullptr, 0, [&] { sampler->logits.add(llama_sampler_init(&filter, nullptr)); return 0; });
+}
+
 LP_Status lp_sampler_accept(lp_sampler * sampler, int32_t token, lp_error * error) {
     return guarded(error, LP_EXCEPTION, [&] {
         if (sampler->remembers) {

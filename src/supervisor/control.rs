@@ -83,6 +83,7 @@ struct Control {
     workers: Vec<Option<thread::Handle>>,
     /// Workers that stalled, and were told to die.
     condemned: Vec<bool>,
+    load_condemned: bool,
     /// Domains that died, and whose threads may not all be gone.
     dead: Vec<thread::Handle>,
     policy: RestartPolicy,
@@ -107,6 +108,7 @@ impl Control {
             loader: None,
             workers,
             condemned,
+            load_condemned: false,
             dead: vec![],
             policy,
             why_open: String::new(),
@@ -149,9 +151,12 @@ impl Control {
     }
 
     fn start_loader(&mut self) {
+        self.shared.loading(0.0);
         let (shared, reports) = (self.shared.clone(), self.shared.to_control.clone());
         let load = move || {
             native::init_backend()?;
+            #[cfg(feature = "fault-injection")]
+            super::fault::arm_load(shared.config.fault);
             let engine = &shared.prepared;
             let params = LoadParams { use_mmap: engine.use_mmap(), use_mlock: engine.use_mlock() };
             Model::load(engine.model(), &params, |progress| shared.loading(progress))
@@ -164,7 +169,9 @@ impl Control {
     }
 
     fn loaded(&mut self, result: Result<Result<Model, NativeError>, Death>) {
-        join(self.loader.take());
+        self.load_condemned = false;
+        let loader = self.loader.take();
+        self.over(loader, result.is_err());
         let model = self.shared.prepared.model().display().to_string();
         match result {
             Ok(Ok(loaded)) => {
@@ -199,7 +206,12 @@ impl Control {
                 if reason(&death) == CrashReason::Signal {
                     self.shared.set_tainted();
                 }
-                self.give_up(Status::LoadFailed, format!("loading {model}: {death}"));
+                let status = match (&death, self.shared.load_is_cancelled()) {
+                    (_, true) => Status::Cancelled,
+                    (Death::Fault(fault), _) if fault.kind == FaultKind::OutOfMemory => Status::OutOfMemory,
+                    _ => Status::LoadFailed,
+                };
+                self.give_up(status, format!("loading {model}: {death}"));
             }
         }
     }
@@ -229,7 +241,13 @@ impl Control {
             max_stall: Duration::from_millis(self.shared.config.max_stall_ms),
         };
         let (reports, done) = (self.shared.to_control.clone(), self.shared.to_control.clone());
-        let body = move || worker.run(|| drop(reports.send(Report::Ready(i))));
+        #[cfg(feature = "fault-injection")]
+        let (fault, restarts) = (self.shared.config.fault, self.shared.workers[i].restarts());
+        let body = move || {
+            #[cfg(feature = "fault-injection")]
+            super::fault::arm_worker(fault, restarts);
+            worker.run(|| drop(reports.send(Report::Ready(i))))
+        };
         let done = move |end| drop(done.send(Report::Ended(i, end)));
         match thread::spawn(format!("llamapen-work-{i}"), body, done) {
             Ok(handle) => self.workers[i] = Some(handle),
@@ -252,13 +270,8 @@ impl Control {
     }
 
     fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, Death>) {
-        // The threads of a dead domain may take time to go; its successor starts meanwhile.
-        match (self.workers[i].take(), &end) {
-            (Some(dead), Err(_)) => self.dead.push(dead),
-            (ended, _) => join(ended),
-        }
-        // Until it is joined, a thread keeps its stack.
-        self.dead.extract_if(.., |dead| dead.is_over()).for_each(thread::Handle::join);
+        let thread = self.workers[i].take();
+        self.over(thread, end.is_err());
         self.condemned[i] = false;
         let fault = match end {
             // In order, because the queue was closed: what was still running, or was taken just before, ends here.
@@ -275,6 +288,18 @@ impl Control {
             Err(death) => WorkerFault::new(reason(&death), death.to_string()),
         };
         self.failed(i, fault);
+    }
+
+    /// A domain has told its end.
+    fn over(&mut self, thread: Option<thread::Handle>, died: bool) {
+        // The threads of a dead one may take time to go; its successor starts meanwhile.
+        match thread {
+            Some(dead) if died => self.dead.push(dead),
+            Some(ended) => ended.join(),
+            None => {}
+        }
+        // Until it is joined, a thread keeps its stack.
+        self.dead.extract_if(.., |dead| dead.is_over()).for_each(thread::Handle::join);
     }
 
     fn failed(&mut self, i: usize, fault: WorkerFault) {
@@ -381,9 +406,19 @@ impl Control {
         self.publish();
     }
 
-    /// A worker whose loop does not turn, in an endless loop of the engine for one, is taken for dead.
+    /// A worker whose loop does not turn, in an endless loop of the engine for one, is taken for dead. So is a load.
     fn condemn_stalled(&mut self) {
         let limit = Duration::from_millis(self.shared.config.stall_limit_ms);
+        let idle_for = self.shared.load_idle_for();
+        if let Some(loader) = &self.loader
+            && !self.load_condemned
+            && idle_for > self.shared.load_stall_limit()
+        {
+            let why = format!("stall: no progress for {} ms", idle_for.as_millis());
+            tracing::error!(pool_id = self.shared.telemetry.identity.pool_id, last_error = why, "load stalled");
+            loader.condemn(&CString::new(why).expect("no NUL in it"));
+            self.load_condemned = true;
+        }
         for i in 0..self.workers.len() {
             let idle_for = self.shared.workers[i].idle_for();
             if idle_for > limit
@@ -416,14 +451,8 @@ fn reason(death: &Death) -> CrashReason {
             FaultKind::Signal => CrashReason::Signal,
             FaultKind::Abort => CrashReason::Abort,
             FaultKind::Exception => CrashReason::CppException,
+            FaultKind::OutOfMemory => CrashReason::HostOutOfMemory,
             FaultKind::Stall => CrashReason::Stall,
         },
-    }
-}
-
-fn join(handle: Option<thread::Handle>) {
-    if let Some(handle) = handle {
-        // It has reported its end, so this is short.
-        handle.join();
     }
 }

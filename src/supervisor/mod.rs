@@ -6,6 +6,8 @@ mod control;
 mod deadline;
 mod drain;
 mod exit;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod gate;
 mod handoff;
 mod health;

@@ -57,6 +57,7 @@ pub(super) struct Shared {
     stopping: AtomicBool,
     load_cancelled: AtomicBool,
     load_progress: AtomicU32,
+    load_turns: Heartbeat,
     phase: Mutex<Phase>,
     phase_changed: Condvar,
     turns: Heartbeat,
@@ -112,6 +113,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             load_cancelled: AtomicBool::new(false),
             load_progress: AtomicU32::new(0),
+            load_turns: Heartbeat::new(),
             phase: Mutex::new(Phase { stage: Stage::Starting, last_error: None, circuit: None, resetting: false }),
             phase_changed: Condvar::new(),
             turns: Heartbeat::new(),
@@ -136,7 +138,26 @@ impl Shared {
     /// Called by the loader; false ends the load.
     pub(super) fn loading(&self, progress: f32) -> bool {
         self.load_progress.store(progress.to_bits(), Ordering::Relaxed);
+        self.load_turns.beat();
         !self.load_cancelled.load(Ordering::Relaxed) && !self.is_stopping()
+    }
+
+    pub(super) fn load_is_cancelled(&self) -> bool {
+        self.load_cancelled.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the load made progress.
+    pub(super) fn load_idle_for(&self) -> Duration {
+        self.load_turns.age()
+    }
+
+    /// How long it may make none. Nobody waits long for one that was told to end.
+    pub(super) fn load_stall_limit(&self) -> Duration {
+        let limit = Duration::from_millis(self.config.load_stall_limit_ms);
+        match self.load_is_cancelled() || self.is_stopping() {
+            true => limit.min(self.stall_limit()),
+            false => limit,
+        }
     }
 
     pub(super) fn set_tainted(&self) {

@@ -209,7 +209,7 @@ impl<'a> Loop<'a> {
             let progress = (running.generated, running.shifted);
             if let Some(new) = Snapshot::take(policy, held, progress, &mut self.spare, last.as_ref()) {
                 #[cfg(feature = "fault-injection")]
-                let new = running.damaged(new);
+                let new = super::fault::damaged(&running.job, new);
                 self.spare = last.replace(new).map(Snapshot::into_state).unwrap_or_default();
             }
             return Ok(());
@@ -219,6 +219,8 @@ impl<'a> Loop<'a> {
 
     fn prepare(&self, job: &Arc<Job>, earlier: (u32, Vec<i32>)) -> Result<Running, Failed> {
         let worker = self.worker;
+        #[cfg(feature = "fault-injection")]
+        super::fault::before_tokenising(job);
         let (tokens, limit) =
             prompt::tokens(&job.request, &worker.model, worker.prepared.info(), worker.prepared.n_ctx())?;
         if job.request.context_shift && !self.context.can_shift() {
@@ -230,6 +232,8 @@ impl<'a> Loop<'a> {
             Failed::new(fault.status(), fault.message)
         };
         let mut sampler = Sampler::new(worker.model.clone(), &prompt::sampling(&job.request)).map_err(engine)?;
+        #[cfg(feature = "fault-injection")]
+        super::fault::prepare_sampler(job, &mut sampler);
         for token in &tokens {
             sampler.accept(*token).map_err(engine)?;
         }
@@ -260,6 +264,8 @@ impl<'a> Loop<'a> {
         }
         // From here on a cancel ends the decode; one that came before ends the request on the next turn.
         let Some(prefilling) = job.prefilling(&self.worker.state) else { return Ok(()) };
+        #[cfg(feature = "fault-injection")]
+        super::fault::before_a_piece(&job);
         let began = Instant::now();
         let decoded = decode(self.worker, &mut self.context, &self.batch, Kernels::Fast);
         drop(prefilling);

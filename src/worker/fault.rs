@@ -1,58 +1,104 @@
-//! Faults that a request asks for, after its first token: each as it would come from the engine.
+//! Faults that a request asks for: each as it would come from the engine.
 
 use super::Ended;
 use super::batching::Loop;
 use super::slot::Running;
 use super::snapshot::Snapshot;
-use crate::isolation::Injected;
-use crate::native::throw_exception;
+use crate::isolation::{Injected, Place};
+use crate::job::Job;
+use crate::native::{Sampler, throw_exception};
 use crate::request::Fault;
 
-impl Running {
-    /// The snapshot, as the fault that is asked for leaves it.
-    pub(super) fn damaged(&self, mut snapshot: Snapshot) -> Snapshot {
-        if self.job.request.fault == Some(Fault::DamagedSnapshot) {
-            snapshot.damage();
-        }
-        snapshot
-    }
-}
-
-/// What the next graph of this worker meets.
-fn arm(fault: Fault) {
-    let (injected, on_compute_thread) = match fault {
-        Fault::NullWrite => (Injected::NullWrite, false),
-        Fault::WildWrite => (Injected::WildWrite, false),
-        Fault::Abort => (Injected::Abort, false),
-        Fault::StackOverflow => (Injected::StackOverflow, false),
-        Fault::DivisionByZero => (Injected::Division, false),
-        Fault::IllegalInstruction => (Injected::Illegal, false),
-        Fault::EndlessLoop => (Injected::Loop, false),
-        Fault::Exception => (Injected::Throw, false),
-        Fault::ComputeNullWrite => (Injected::NullWrite, true),
-        Fault::ComputeAbort => (Injected::Abort, true),
-        Fault::ComputeStackOverflow => (Injected::StackOverflow, true),
-        Fault::ComputeException => (Injected::Throw, true),
+/// What a fault does, and where. `None`: it has a way of its own.
+fn injection(fault: Fault) -> Option<(Injected, Place)> {
+    Some(match fault {
         Fault::Panic
         | Fault::PanicAlways
         | Fault::DamagedSnapshot
         | Fault::CppException
         | Fault::BadToken
         | Fault::FullCache
-        | Fault::FailedDecode => return,
-    };
-    crate::isolation::arm(injected, on_compute_thread);
+        | Fault::FailedDecode => return None,
+        Fault::NullWrite => (Injected::NullWrite, Place::Graph),
+        Fault::WildWrite => (Injected::WildWrite, Place::Graph),
+        Fault::ReadOnlyWrite => (Injected::ReadOnlyWrite, Place::Graph),
+        Fault::WeightWrite => (Injected::WeightWrite, Place::Graph),
+        Fault::NullWriteTogether => (Injected::Together, Place::Graph),
+        Fault::Abort => (Injected::Abort, Place::Graph),
+        Fault::StackOverflow => (Injected::StackOverflow, Place::Graph),
+        Fault::DivisionByZero => (Injected::Division, Place::Graph),
+        Fault::IllegalInstruction => (Injected::Illegal, Place::Graph),
+        Fault::EndlessLoop | Fault::EndlessPrompt => (Injected::Loop, Place::Graph),
+        Fault::Exception => (Injected::Throw, Place::Graph),
+        Fault::ComputeNullWrite => (Injected::NullWrite, Place::Compute),
+        Fault::ComputeWildWrite => (Injected::WildWrite, Place::Compute),
+        Fault::ComputeReadOnlyWrite => (Injected::ReadOnlyWrite, Place::Compute),
+        Fault::ComputeWeightWrite => (Injected::WeightWrite, Place::Compute),
+        Fault::ComputeAbort => (Injected::Abort, Place::Compute),
+        Fault::ComputeStackOverflow => (Injected::StackOverflow, Place::Compute),
+        Fault::ComputeDivisionByZero => (Injected::Division, Place::Compute),
+        Fault::ComputeIllegalInstruction => (Injected::Illegal, Place::Compute),
+        Fault::ComputeEndlessLoop => (Injected::Loop, Place::Compute),
+        Fault::ComputeException => (Injected::Throw, Place::Compute),
+        Fault::ComputeBadAlloc => (Injected::NoMemory, Place::Compute),
+        Fault::BadAlloc => (Injected::NoMemory, Place::New),
+        Fault::SamplerException => (Injected::Throw, Place::Sampler),
+        Fault::EndlessTokeniser => (Injected::Loop, Place::New),
+    })
+}
+
+fn arm(fault: Fault) {
+    if let Some((injected, place)) = injection(fault) {
+        crate::isolation::arm(injected, place);
+    }
+}
+
+/// The fault that the request asks for, unless that has happened.
+fn wanted(job: &Job) -> Option<Fault> {
+    let always = job.request.fault == Some(Fault::PanicAlways);
+    job.request.fault.filter(|_| always || job.events.is_first_run())
+}
+
+/// Before a request's prompt is tokenised.
+pub(super) fn before_tokenising(job: &Job) {
+    if wanted(job) == Some(Fault::EndlessTokeniser) {
+        arm(Fault::EndlessTokeniser);
+    }
+}
+
+/// Before a piece of its prompt is decoded.
+pub(super) fn before_a_piece(job: &Job) {
+    if wanted(job) == Some(Fault::EndlessPrompt) {
+        arm(Fault::EndlessPrompt);
+    }
+}
+
+/// When its sampler was made.
+pub(super) fn prepare_sampler(job: &Job, sampler: &mut Sampler) {
+    if wanted(job) == Some(Fault::SamplerException) {
+        sampler.add_fault();
+    }
+}
+
+/// The snapshot, as the fault that is asked for leaves it.
+pub(super) fn damaged(job: &Job, mut snapshot: Snapshot) -> Snapshot {
+    if wanted(job) == Some(Fault::DamagedSnapshot) {
+        snapshot.damage();
+    }
+    snapshot
 }
 
 impl Loop<'_> {
-    /// Before the next batch is put together.
+    /// Before the next batch is put together, for requests that have so many tokens as they say.
     pub(super) fn inject_faults(&mut self) -> Result<(), Ended> {
-        for running in self.slots.iter_mut().flatten().filter(|running| running.generated > 0) {
-            match running.job.request.fault {
-                Some(Fault::PanicAlways) => panic!("injected panic"),
-                _ if running.is_resumed() => {}
+        let is_time = |running: &&mut Running| running.generated >= running.job.request.fault_after;
+        for running in self.slots.iter_mut().flatten().filter(is_time) {
+            if running.is_prefilling() {
+                continue;
+            }
+            match wanted(&running.job) {
+                Some(Fault::Panic | Fault::PanicAlways) => panic!("injected panic"),
                 Some(Fault::DamagedSnapshot) => {}
-                Some(Fault::Panic) => panic!("injected panic"),
                 Some(Fault::CppException) => throw_exception()?,
                 Some(Fault::BadToken) => running.last = i32::MAX,
                 Some(Fault::FailedDecode) if running.generated == 1 => self.context.fail_next_decode(),

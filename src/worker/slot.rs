@@ -181,12 +181,6 @@ impl Running {
         Ok(released)
     }
 
-    /// Whether an earlier worker ran it.
-    #[cfg(feature = "fault-injection")]
-    pub(super) fn is_resumed(&self) -> bool {
-        self.run > 0
-    }
-
     /// Whether its sampler's state follows from what was chosen before, and from which logits: it has no snapshots.
     fn follows_choices(&self) -> bool {
         self.job.request.mirostat != 0

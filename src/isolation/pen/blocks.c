@@ -30,6 +30,7 @@ static pthread_mutex_t lists = PTHREAD_MUTEX_INITIALIZER;
 int lp_pen_memalign(void ** place, size_t alignment, size_t size) {
     lp_domain * domain = lp_current_domain();
     if (domain == NULL || size < LEAST || alignment > PAGE) return posix_memalign(place, alignment, size);
+    if (lp_pen_injector != NULL && lp_pen_take_armed(LP_IN_MEMALIGN)) return ENOMEM;
     const size_t bytes = PAGE + ((size + PAGE - 1) & ~(size_t) (PAGE - 1));
     lp_block * block = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block == MAP_FAILED) return ENOMEM;

@@ -2,10 +2,13 @@
 #include "pen.h"
 
 #include <exception>
+#include <new>
 
 extern "C" void * lp_pen_catch(void * (*body)(void *), void * data) {
     try {
         return body(data);
+    } catch (const std::bad_alloc & e) {
+        lp_pen_no_memory(e.what());
     } catch (const std::exception & e) {
         lp_pen_thrown(e.what());
     } catch (...) {

@@ -198,24 +198,24 @@ void lp_pen_back(int depth) {
     thread->pen = depth;
 }
 
-void lp_pen_abort(const char * message) {
+// The calling thread's domain ends of this. Returns where nothing can be contained: the process ends as it would have.
+static void fatal(int kind, const char * message) {
     lp_thread * thread = self;
-    // A thread of the host's, or one that called from outside the pen: the process ends as it would have.
-    if (thread == NULL || thread->pen == 0 || !lp_handlers_on) return;
-    lp_fault fault = { .kind = LP_FAULT_ABORT, .tid = lp_tid(), .on_compute_thread = thread->compute };
+    if (thread == NULL || !lp_handlers_on) return;
+    lp_fault fault = { .kind = kind, .tid = lp_tid(), .on_compute_thread = thread->compute };
     lp_copy(fault.message, sizeof fault.message, message);
     lp_record(thread->domain, &fault);
     lp_park(thread);
 }
 
-void lp_pen_thrown(const char * message) {
-    lp_thread * thread = self;
-    if (thread == NULL || !lp_handlers_on) return;
-    lp_fault fault = { .kind = LP_FAULT_THROW, .tid = lp_tid(), .on_compute_thread = thread->compute };
-    lp_copy(fault.message, sizeof fault.message, message);
-    lp_record(thread->domain, &fault);
-    lp_park(thread);
+void lp_pen_abort(const char * message) {
+    // Outside of the pen it may hold what others wait for.
+    if (self != NULL && self->pen > 0) fatal(LP_FAULT_ABORT, message);
 }
+
+void lp_pen_thrown(const char * message) { fatal(LP_FAULT_THROW, message); }
+
+void lp_pen_no_memory(const char * message) { fatal(LP_FAULT_MEMORY, message); }
 
 // --- compute threads ---
 
@@ -302,19 +302,20 @@ void lp_domain_reap(lp_domain * domain) {
 
 // --- fault injection ---
 
-void (*lp_pen_injector)(void);
+void (*lp_pen_injector)(int place);
 
-void lp_pen_arm(int injected, bool on_compute_thread) {
+void lp_pen_arm(int injected, int place) {
     if (self == NULL) return;
-    self->domain->armed_compute = on_compute_thread;
+    self->domain->armed_place = place;
     atomic_store(&self->domain->armed, injected);
 }
 
-int lp_pen_take_armed(void) {
+int lp_pen_take_armed(int place) {
     lp_thread * thread = self;
     if (thread == NULL || thread->pen == 0) return 0;
-    int injected = atomic_load_explicit(&thread->domain->armed, memory_order_relaxed);
-    if (injected == 0 || thread->compute != thread->domain->armed_compute) return 0;
+    int injected = atomic_load_explicit(&thread->domain->armed, memory_order_acquire);
+    if (place == LP_IN_GRAPH && thread->compute) place = LP_IN_COMPUTE;
+    if (injected == 0 || place != thread->domain->armed_place) return 0;
     return atomic_compare_exchange_strong(&thread->domain->armed, &injected, 0) ? injected : 0;
 }
 

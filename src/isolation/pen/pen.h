@@ -20,6 +20,7 @@ typedef enum LP_FaultKind {
     LP_FAULT_ABORT = 2,  // GGML_ASSERT or GGML_ABORT
     LP_FAULT_THROW = 3,  // a C++ exception on a compute thread
     LP_FAULT_STALL = 4,  // told to end from outside
+    LP_FAULT_MEMORY = 5, // std::bad_alloc where LP_FAULT_THROW is said of others
 } LP_FaultKind;
 
 // One fault domain. Owned by Rust; must live until no thread of it is left.
@@ -73,11 +74,13 @@ void lp_pen_abort(const char * message);
 
 // An exception left a graph that is computed, which other threads of the domain wait in. As lp_pen_abort.
 void lp_pen_thrown(const char * message);
+// The same of std::bad_alloc.
+void lp_pen_no_memory(const char * message);
 
 // Parks the calling thread if its domain is dying. Called by ggml's waiting loops.
 void lp_pen_poll(void);
 
-// For fault injection: what the next thread of the domain does that polls, or computes.
+// For fault injection: what a thread of the domain does when it comes to a place.
 typedef enum LP_Injected {
     LP_INJECT_NOTHING = 0,
     LP_INJECT_NULL_WRITE = 1,
@@ -88,14 +91,26 @@ typedef enum LP_Injected {
     LP_INJECT_ILLEGAL = 6,
     LP_INJECT_LOOP = 7,
     LP_INJECT_THROW = 8,
+    LP_INJECT_READ_ONLY_WRITE = 9,
+    LP_INJECT_WEIGHT_WRITE = 10, // to weights that are mapped from the model's file
+    LP_INJECT_NO_MEMORY = 11,    // std::bad_alloc; in LP_IN_MEMALIGN: ENOMEM
+    LP_INJECT_TOGETHER = 12,     // waits for a second thread that is told the same, then as LP_INJECT_NULL_WRITE
 } LP_Injected;
-void lp_pen_arm(int injected, bool on_compute_thread);
-// What the calling thread is to do, once; 0: nothing.
-int lp_pen_take_armed(void);
+typedef enum LP_Place {
+    LP_IN_GRAPH = 0,    // that is computed, on the thread that decodes
+    LP_IN_COMPUTE = 1,  // the same, on a compute thread
+    LP_IN_SAMPLER = 2,  // a filter of a chain of llama.cpp's
+    LP_IN_NEW = 3,      // any allocation of C++
+    LP_IN_MEMALIGN = 4, // a large block of ggml's
+    LP_IN_LOAD = 5,     // between two tensors
+} LP_Place;
+void lp_pen_arm(int injected, int place);
+// What the calling thread is to do at this place, once; 0: nothing. Compute threads give LP_IN_GRAPH, too.
+int lp_pen_take_armed(int place);
 // In builds with fault injection: makes all of it happen.
 void lp_pen_inject(void);
-// Called in ggml's waiting loops and between its operations, if set.
-extern void (*lp_pen_injector)(void);
+// Called at all those places, if set.
+extern void (*lp_pen_injector)(int place);
 
 #ifdef __cplusplus
 }

@@ -40,7 +40,7 @@ struct lp_domain {
     _Atomic int dying;
     _Atomic int released;
     _Atomic int armed;
-    bool armed_compute;
+    int armed_place;
     lp_fault fault;
     pthread_t handle;
     _Atomic(struct lp_block *) blocks;

@@ -21,7 +21,7 @@ static inline void pause_instruction(void) {
 // SPINS_BEFORE_YIELDth pause, whichever wait that falls in. sched_yield with nobody else to run costs well under 1 µs.
 void llamapen_cpu_relax(void) {
     lp_pen_poll();
-    if (lp_pen_injector != NULL) lp_pen_injector();
+    if (lp_pen_injector != NULL) lp_pen_injector(LP_IN_GRAPH);
     static __thread uint32_t spins __attribute__((tls_model("initial-exec")));
     pause_instruction();
     if (++spins >= SPINS_BEFORE_YIELD) {

@@ -1,27 +1,23 @@
-//! What goes wrong inside a worker stays inside. Needs the `fault-injection` feature.
-#![cfg(feature = "fault-injection")]
+//! Whom a fault touches: those in the same worker, and nobody else.
 
-mod support;
-
+use crate::case::{failed_with_its_worker, faulty, plain};
+use crate::support::{self, read};
 use llamapen::{CrashReason, Fault, Request, State, Status, Supervisor};
-use support::read;
 
 fn fault_is_contained(fault: Fault, reason: CrashReason, text: &str) {
     let supervisor = support::start(&support::config().with_slots(2));
-    let plain = || Request::prompt("One, two,").with_temperature(0.0).with_max_tokens(12).with_ignore_eos(true);
     let before = read(supervisor.submit(plain()).unwrap()).unwrap();
 
     // Neighbours in the same worker fail with it; what waits in the queue does not.
     let neighbour = Request::prompt("a").with_ignore_eos(true).with_max_resumes(0);
     let neighbour = supervisor.submit(neighbour).unwrap();
     support::eventually("the neighbour runs", || supervisor.health().unwrap().workers[0].active == 1);
-    let faulty = supervisor.submit(plain().with_max_resumes(0).with_fault(fault)).unwrap();
+    let failing = supervisor.submit(faulty(fault)).unwrap();
     let waiting = supervisor.submit(plain()).unwrap();
 
-    let failed = read(faulty).unwrap_err();
-    assert_eq!(failed.status, Status::WorkerReset);
-    assert!(failed.retriable && failed.message.contains(text), "{failed:?}");
-    assert_eq!(read(neighbour).unwrap_err().status, Status::WorkerReset);
+    let failed = failed_with_its_worker(failing);
+    assert!(failed.message.contains(text), "{failed:?}");
+    failed_with_its_worker(neighbour);
     assert_eq!(read(waiting).unwrap().tokens, before.tokens, "the restarted worker computes the same");
 
     let health = supervisor.health().unwrap();
@@ -85,9 +81,6 @@ fn a_fault_in_one_worker_leaves_the_other_alone() {
     let reference = read(supervisor.submit(long.clone()).unwrap()).unwrap();
     let survivor = supervisor.submit(long).unwrap();
     support::eventually("it runs", || supervisor.health().unwrap().workers.iter().any(|w| w.active == 1));
-    let faulty = supervisor
-        .submit(Request::prompt("a").with_ignore_eos(true).with_max_resumes(0).with_fault(Fault::Panic))
-        .unwrap();
-    assert_eq!(read(faulty).unwrap_err().status, Status::WorkerReset);
+    failed_with_its_worker(supervisor.submit(faulty(Fault::Panic)).unwrap());
     assert_eq!(read(survivor).unwrap().tokens, reference.tokens);
 }

@@ -1,0 +1,77 @@
+//! Faults on demand.
+
+use serde::{Deserialize, Serialize};
+
+/// A fault that a worker provokes in itself, once, when the request has its
+/// [`fault_after`](crate::Request::fault_after) tokens unless said: for tests of the containment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Fault {
+    /// A Rust panic in the worker's loop.
+    Panic,
+    /// The same in every worker that runs the request.
+    PanicAlways,
+    /// Its snapshots are damaged, as by a stray write.
+    DamagedSnapshot,
+    /// A C++ exception inside the shim.
+    CppException,
+    /// A token that llama.cpp refuses, in the batch that all running requests share.
+    BadToken,
+    /// More tokens in that batch than a sequence has room for, once: a full KV cache. Needs an `n_ubatch` above `n_ctx`.
+    FullCache,
+    /// That batch is decoded, and reported as failed, once: as when a graph fails after a part of it was computed.
+    FailedDecode,
+    /// A write to address 0, on the thread that decodes, inside a graph.
+    NullWrite,
+    /// A write to an address where nothing is, as above.
+    WildWrite,
+    /// A write to a page that may only be read, as above.
+    ReadOnlyWrite,
+    /// A write to weights that are mapped from the model's file, as above. With `use_mmap` off it would hit them.
+    WeightWrite,
+    /// The write to address 0, by two requests with this fault in different workers at the same moment.
+    NullWriteTogether,
+    /// `GGML_ABORT`, as above.
+    Abort,
+    /// A recursion without end, as above.
+    StackOverflow,
+    /// A division of whole numbers by zero, as above.
+    DivisionByZero,
+    /// An instruction that there is not, as above.
+    IllegalInstruction,
+    /// A loop without end, as above: only a stall ends it.
+    EndlessLoop,
+    /// A C++ exception out of a graph, as above.
+    Exception,
+    /// The write to address 0 on a compute thread.
+    ComputeNullWrite,
+    /// The write to where nothing is on a compute thread.
+    ComputeWildWrite,
+    /// The write to a page that may only be read on a compute thread.
+    ComputeReadOnlyWrite,
+    /// The write to mapped weights on a compute thread.
+    ComputeWeightWrite,
+    /// `GGML_ABORT` on a compute thread.
+    ComputeAbort,
+    /// The recursion without end on a compute thread.
+    ComputeStackOverflow,
+    /// The division by zero on a compute thread.
+    ComputeDivisionByZero,
+    /// The instruction that there is not on a compute thread.
+    ComputeIllegalInstruction,
+    /// The loop without end on a compute thread.
+    ComputeEndlessLoop,
+    /// The C++ exception on a compute thread.
+    ComputeException,
+    /// `std::bad_alloc` on a compute thread.
+    ComputeBadAlloc,
+    /// `operator new` throws `std::bad_alloc` inside `llama_decode`.
+    BadAlloc,
+    /// A C++ exception out of a filter of llama.cpp's sampler.
+    SamplerException,
+    /// A loop without end while the prompt is tokenised.
+    EndlessTokeniser,
+    /// A loop without end while a piece of the prompt is decoded.
+    EndlessPrompt,
+}

@@ -1,0 +1,22 @@
+//! Faults that a configuration asks for: while the model is loaded, and when a worker starts.
+
+use crate::config::StartFault;
+use crate::isolation::{Injected, Place, arm};
+
+/// In the loader's domain.
+pub(super) fn arm_load(fault: Option<StartFault>) {
+    match fault {
+        Some(StartFault::LoadNullWrite) => arm(Injected::NullWrite, Place::Load),
+        Some(StartFault::LoadAbort) => arm(Injected::Abort, Place::Load),
+        Some(StartFault::LoadException) => arm(Injected::Throw, Place::Load),
+        Some(StartFault::LoadEndlessLoop) => arm(Injected::Loop, Place::Load),
+        Some(StartFault::ContextMemory | StartFault::RestartMemory) | None => {}
+    }
+}
+
+/// In the domain of a worker that was restarted so often.
+pub(super) fn arm_worker(fault: Option<StartFault>, restarts: u32) {
+    if let (Some(StartFault::ContextMemory), 0) | (Some(StartFault::RestartMemory), 1) = (fault, restarts) {
+        arm(Injected::NoMemory, Place::Memalign);
+    }
+}

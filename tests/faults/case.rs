@@ -1,0 +1,175 @@
+//! A fault that a request asks for, and what has to come of it.
+
+use crate::support::{self, LONG, read};
+use llamapen::{
+    CrashReason, Failed, Fault, Request, State, Status, Supervisor, SupervisorConfig, TaintPolicy, TokenStream,
+};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The name of the calling test, as the test program knows it.
+macro_rules! this_test {
+    () => {{
+        fn inside() {}
+        $crate::case::test_name(std::any::type_name_of_val(&inside))
+    }};
+}
+pub(crate) use this_test;
+
+/// Of `faults::memory::null_write::inside`, the middle.
+pub fn test_name(path: &'static str) -> &'static str {
+    path.strip_suffix("::inside").and_then(|path| path.split_once("::")).expect("a function in a module").1
+}
+
+pub struct Case {
+    pub fault: Fault,
+    /// What its message says, among others.
+    pub message: &'static str,
+    pub reason: CrashReason,
+    pub bare: Bare,
+    /// How long the worker's loop may stand still, where it is that which ends the fault.
+    pub stall_limit: Option<Duration>,
+}
+
+/// What it comes to where the signal handlers are not installed.
+#[derive(Clone, Copy)]
+pub enum Bare {
+    /// The process dies of this signal.
+    Dies(i32),
+    /// The same: it is contained without them.
+    Contained,
+    /// Nothing that a test could wait for: a thread that never ends.
+    Hangs,
+}
+
+const ROLE: &str = "LLAMAPEN_TEST_ROLE";
+
+impl Case {
+    pub fn new(fault: Fault, message: &'static str, reason: CrashReason, bare: Bare) -> Self {
+        Self { fault, message, reason, bare, stall_limit: None }
+    }
+
+    /// Shows it. The calling test runs again in a child process, where this function does the work.
+    pub fn show(&self, test: &str) {
+        match role().as_deref() {
+            None => {
+                succeeds(&run(test, "contained"));
+                match self.bare {
+                    Bare::Dies(signal) => dies(&run(test, "bare"), signal),
+                    Bare::Contained => succeeds(&run(test, "contained without handlers")),
+                    Bare::Hangs => {}
+                }
+            }
+            Some("contained") => self.contained(true),
+            Some("contained without handlers") => self.contained(false),
+            Some(_) => {
+                let supervisor = start(self.config().with_contain_faults(false));
+                assert!(!supervisor.health().unwrap().contains_faults);
+                let _ = read(supervisor.submit(faulty(self.fault)).unwrap());
+            }
+        }
+    }
+
+    fn config(&self) -> SupervisorConfig {
+        let config = SupervisorConfig::default().with_taint(TaintPolicy::Continue);
+        match self.stall_limit {
+            Some(limit) => config.with_stall_limit(limit),
+            None => config,
+        }
+    }
+
+    /// Twice, so that what is left of the first does not trouble the second.
+    fn contained(&self, handlers: bool) {
+        let supervisor = start(self.config().with_contain_faults(handlers));
+        assert_eq!(supervisor.health().unwrap().contains_faults, handlers);
+        let before = read(supervisor.submit(plain()).unwrap()).unwrap();
+        let threads = support::threads();
+        for round in 1..=2 {
+            let failed = failed_with_its_worker(supervisor.submit(faulty(self.fault)).unwrap());
+            assert!(failed.message.contains(self.message), "{failed:?}");
+            let after = read(supervisor.submit(plain()).unwrap()).unwrap();
+            assert_eq!(after.tokens, before.tokens, "the new worker computes the same");
+            let health = supervisor.health().unwrap();
+            let crash = health.workers[0].last_crash.as_ref().unwrap();
+            assert_eq!((crash.reason, health.workers[0].restarts, health.state), (self.reason, round, State::Ready));
+            assert_eq!(health.tainted, self.reason == CrashReason::Signal);
+            support::eventually("the dead threads are gone", || support::threads() <= threads);
+        }
+        stops(&supervisor);
+    }
+}
+
+/// A request whose answer is always the same.
+pub fn plain() -> Request {
+    Request::prompt("One, two,").with_temperature(0.0).with_max_tokens(12).with_ignore_eos(true)
+}
+
+/// The same with a fault, which it does not outlive.
+pub fn faulty(fault: Fault) -> Request {
+    plain().with_max_resumes(0).with_fault(fault)
+}
+
+/// The end of a request that was in a worker when that failed.
+pub fn failed_with_its_worker(stream: TokenStream) -> Failed {
+    let failed = read(stream).unwrap_err();
+    assert!(failed.status == Status::WorkerReset && failed.retriable, "{failed:?}");
+    failed
+}
+
+/// One worker of two threads, ready.
+pub fn start(config: SupervisorConfig) -> Supervisor {
+    support::start_with(&support::config().with_threads(2), config)
+}
+
+pub fn stops(supervisor: &Supervisor) {
+    let began = Instant::now();
+    supervisor.stop().unwrap();
+    assert!(began.elapsed() < LONG);
+}
+
+/// What the calling test is to do, in a child process; `None` where it is not one.
+pub fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+/// Runs a test in a process of its own, which is killed if it hangs.
+pub fn run(test: &str, role: &str) -> Output {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(ROLE, role)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > 2 * LONG {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// Runs `body` in a process of its own, and expects it to end well.
+pub fn in_a_child(test: &str, body: impl FnOnce()) {
+    match role() {
+        None => succeeds(&run(test, "body")),
+        Some(_) => body(),
+    }
+}
+
+pub fn succeeds(output: &Output) {
+    let text = said(output);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+pub fn dies(output: &Output, signal: i32) {
+    assert_eq!(output.status.signal(), Some(signal), "{}", said(output));
+}
+
+fn said(output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{:?}\n{out}\n{err}", output.status)
+}
