@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 SECONDS ?= 60
+SEED ?= 1
 PROMPT ?= Why is the sky blue? Answer in two sentences.
 
 # The prompt reaches the demo through the environment, byte by byte: $(value) and := keep make from expanding a `$` in
@@ -9,7 +10,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo test bench bench-batching bench-prepare fuzz deps model vendor clean
+.PHONY: help demo crash-demo chaos test bench bench-batching bench-prepare fuzz deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -18,6 +19,15 @@ help: ## List the commands
 demo: deps ## Chat with a small model, streamed: make demo PROMPT="..."
 	@model=$$($(PYTHON) scripts/model.py) && \
 	    cargo run --release --example chat -- --model "$$model" "$$LLAMAPEN_PROMPT"
+
+crash-demo: deps ## One answer that lives through every kind of fault, a line per fault
+	@model=$$($(PYTHON) scripts/model.py) && \
+	    cargo run --release --features fault-injection --example crash_demo -- --model "$$model"
+
+chaos: deps ## A thousand faults at random under load, then the supervisor as shipped (minutes): make chaos SEED=1
+	@$(PYTHON) scripts/model.py > /dev/null && CHAOS_SEED=$(SEED) \
+	    cargo test --release --features fault-injection --test chaos -- --nocapture --include-ignored \
+	    --test-threads 1 --skip child --skip a_hundred
 
 test: ## Every test; ends with "N passed, N failed"
 	@$(PYTHON) scripts/test.py

@@ -105,12 +105,18 @@ impl Worker {
         }
     }
 
-    /// What a new context can do: whether it decodes at all, how large pieces of prompts may be, how far it may guess.
+    /// What a new context can do: whether it decodes at all, how large pieces of prompts may be, how far it may guess. The
+    /// latter two are measured in a worker's first life only: streams wait for the next one.
     fn try_out(&self, context: &mut Context) -> Result<(Pace, Guesses), Ended> {
         self.report_memory(context)?;
         self.decode_one(context)?;
         self.state.beat();
-        Ok((self.pace(context)?, self.guesses(context)?))
+        if let Some(measured) = self.state.measured() {
+            return Ok(measured);
+        }
+        let measured = (self.pace(context)?, self.guesses(context)?);
+        self.state.set_measured(measured);
+        Ok(measured)
     }
 
     /// Measured only where somebody can wait for a piece, and where results may depend on time.

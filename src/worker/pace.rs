@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 /// Below, a prompt would lose more time than a wait gets shorter: a piece of 4 has 0.85 of the speed of 16.
 const SMALLEST: u32 = 4;
 
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     piece: u32,
     limit: Duration,

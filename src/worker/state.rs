@@ -1,5 +1,7 @@
 //! What others may know of a worker while it decodes. Nothing here is locked during a decode.
 
+use super::Guesses;
+use super::pace::Pace;
 use crate::crash::Crash;
 use crate::heartbeat::Heartbeat;
 use crate::job::Job;
@@ -34,6 +36,7 @@ pub(crate) struct WorkerState {
     stored: AtomicU64,
     abort: Arc<AtomicI32>,
     running: Mutex<RunningJobs>,
+    measured: Mutex<Option<(Pace, Guesses)>>,
     breaker: Mutex<BreakerState>,
     last_crash: Mutex<Option<Crash>>,
     pub counters: Arc<WorkerCounters>,
@@ -52,6 +55,7 @@ impl WorkerState {
             stored: AtomicU64::new(0),
             abort: Arc::new(AtomicI32::new(GO_ON)),
             running: Mutex::default(),
+            measured: Mutex::new(None),
             breaker: Mutex::new(BreakerState::Closed),
             last_crash: Mutex::new(None),
             counters,
@@ -127,6 +131,15 @@ impl WorkerState {
 
     pub(crate) fn set_draft_max(&self, tokens: u32) {
         self.draft_max.store(tokens, Ordering::Relaxed);
+    }
+
+    /// What an earlier life of this worker has measured.
+    pub(super) fn measured(&self) -> Option<(Pace, Guesses)> {
+        *self.measured.lock()
+    }
+
+    pub(super) fn set_measured(&self, measured: (Pace, Guesses)) {
+        *self.measured.lock() = Some(measured);
     }
 
     /// Positions that the slots hold, and bytes of saved states.
