@@ -10,7 +10,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo crash-demo chaos test bench bench-batching bench-prepare fuzz deps model vendor clean
+.PHONY: help demo crash-demo chaos test bench bench-batching bench-health bench-prepare fuzz deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -37,6 +37,10 @@ bench: deps ## Speed beside a plain llama.cpp loop, idle and with a busy host (m
 
 bench-batching: deps ## Many streams beside llama.cpp's batched loop, known beginnings, fairness (8 minutes)
 	@$(PYTHON) scripts/bench_batching.py
+
+bench-health: deps ## How long a look at the health takes while workers decode and die (seconds)
+	@model=$$($(PYTHON) scripts/model.py) && \
+	    cargo run --release --features fault-injection --example bench_health -- --model "$$model"
 
 bench-prepare: deps ## Time and memory that preparing takes (seconds)
 	@$(PYTHON) scripts/bench_prepare.py
