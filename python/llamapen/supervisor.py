@@ -30,7 +30,8 @@ class Supervisor:
         """``config``: ``queue_capacity`` (waiting requests, default 256), ``queue_full`` (``reject``, or
         ``drop_oldest_batch``: the batch request that has waited longest ends with `QueueFullDropLru`, if one waits),
         ``stall_limit_ms`` (30000), ``max_stall_ms``: longest time that running streams wait for a piece of another request's
-        prompt (10 to 60000; 100), ``handoff_dir`` (an existing directory for a file that says what is ready, see `handoff`).
+        prompt (10 to 60000; 100), ``idle_unload_ms``: after so long without a request memory is given back as by `unload` (0,
+        never), ``handoff_dir`` (an existing directory for a file that says what is ready, see `handoff`).
 
         Restarts of workers that failed, times in milliseconds: the first one of a worker that had been ready is immediate,
         the next waits ``backoff_initial_ms`` (1000), each further one twice as long up to ``backoff_max_ms`` (60000), give
@@ -67,7 +68,7 @@ class Supervisor:
         wait(lambda ms: call("llamapen_supervisor_wait_ready", handle.pointer, ms), timeout)
 
     def health(self) -> Dict[str, Any]:
-        """``state`` (STARTING, READY, DEGRADED, BACKOFF, CIRCUIT_OPEN, DRAINING, FAILED, STOPPED), ``live``, ``ready``,
+        """``state`` (STARTING, READY, DEGRADED, BACKOFF, CIRCUIT_OPEN, UNLOADING, UNLOADED, DRAINING, FAILED, STOPPED), ``live``, ``ready``,
         ``load_progress`` (0 to 1), ``queue_depth``,
         ``queue_depth_by_priority``, ``leases``, ``workers``, ``last_error``, ``last_error_status``, ``tainted``,
         ``contains_faults``.
@@ -170,6 +171,26 @@ class Supervisor:
         Raises `Draining` while the supervisor drains, `PoolUnavailable` once it is stopped.
         """
         return acquire(self._open())
+
+    def unload(self, timeout: Optional[float] = None) -> None:
+        """Gives memory back: weights and contexts are freed as soon as no request waits or runs. Takes nothing from anybody:
+        requests go on being accepted, what waits and runs finishes first, and a request that comes afterwards has it loaded
+        again and waits in the queue, with its limits. The state is UNLOADED until then; the handoff record stays.
+
+        Raises ``TimeoutError`` when there was no such moment within ``timeout`` seconds (``None``: no limit): then all stays
+        as it is. `Draining` or `PoolUnavailable` when it drains, was stopped or failed for good.
+        """
+        handle = self._open()
+        wait(lambda ms: call("llamapen_supervisor_unload", handle.pointer, ms), timeout)
+
+    def wake(self) -> None:
+        """Begins to load again what was unloaded, and returns at once; `wait_ready` waits. Does nothing if it is loaded.
+
+        If it cannot be loaded, the state is FAILED, as after a first start, and what waits ends with why. Raises `Draining`
+        or `PoolUnavailable` when it drains, was stopped or failed for good.
+        """
+        handle = self._open()
+        call("llamapen_supervisor_wake", handle.pointer)
 
     def drain(self, timeout: Optional[float] = None) -> Dict[str, Any]:
         """Ends in order: from now on neither leases nor requests are taken (`Draining`), except requests of those who have

@@ -73,6 +73,9 @@ pub struct SupervisorConfig {
     /// How long a request that was running in two crashes, which can be laid at its door, is refused with `POISONED_REQUEST`,
     /// in milliseconds, 0 to 86400000. 0: nobody is blamed for a crash. Default: 600000.
     pub quarantine_ms: u64,
+    /// After this many milliseconds without a request, 1 to 86400000, weights and contexts are freed; the next request has
+    /// them loaded again. 0: never. Up to half a second later than said. Default: 0.
+    pub idle_unload_ms: u64,
     /// An existing directory in which a file says what is ready (see [`HandoffRecord`](crate::HandoffRecord)), from when a
     /// worker is until the supervisor stops or gives up: `llamapen-POOL-REPLICA.json`, written whole or not at all. On a
     /// local disk: the supervisor waits for it. After a kill it stays, with a `pid` that is gone. Default: no file.
@@ -133,6 +136,7 @@ impl Default for SupervisorConfig {
             snapshot_tokens: 32,
             snapshot_bytes: 128 << 20,
             quarantine_ms: 600_000,
+            idle_unload_ms: 0,
             handoff_dir: None,
             contain_faults: true,
             taint: TaintPolicy::Stop,
@@ -179,6 +183,13 @@ impl SupervisorConfig {
     #[must_use]
     pub fn with_quarantine(mut self, length: Duration) -> Self {
         self.quarantine_ms = in_ms(length);
+        self
+    }
+
+    /// Sets [`idle_unload_ms`](Self::idle_unload_ms).
+    #[must_use]
+    pub fn with_idle_unload(mut self, after: Duration) -> Self {
+        self.idle_unload_ms = in_ms(after);
         self
     }
 
@@ -234,6 +245,7 @@ impl SupervisorConfig {
         in_range("snapshot_tokens", self.snapshot_tokens, 0..=65_536)?;
         in_range("snapshot_bytes", self.snapshot_bytes, 0..=1 << 40)?;
         in_range("quarantine_ms", self.quarantine_ms, 0..=86_400_000)?;
+        in_range("idle_unload_ms", self.idle_unload_ms, 0..=86_400_000)?;
         if self.taint == TaintPolicy::EscalateToProcess {
             return Err(Error::Unsupported(
                 "taint: \"escalate_to_process\" needs the process tier, which is not in this version; choose \"stop\" \

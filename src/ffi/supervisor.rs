@@ -21,7 +21,8 @@ pub struct llamapen_supervisor {
 /// config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "queue_full" ("reject"; or
 /// "drop_oldest_batch": the batch request that has waited longest ends with QUEUE_FULL_DROP_LRU, if one waits),
 /// "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams wait for a piece of
-/// another request's prompt, "handoff_dir" (an existing directory for a file that says what is ready, see
+/// another request's prompt, "idle_unload_ms" (0, never): after so long without a request, up to 86400000, memory is given back
+/// as by llamapen_supervisor_unload, "handoff_dir" (an existing directory for a file that says what is ready, see
 /// llamapen_supervisor_handoff_json). Unknown keys are refused by name.
 ///
 /// Restarts of workers that failed, times in milliseconds: the first one of a worker that had been ready is immediate, the
@@ -119,8 +120,8 @@ pub unsafe extern "C" fn llamapen_supervisor_reset_breaker(
 /// JSON. Waits for no decode. Freed with llamapen_string_free.
 ///
 /// "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
-/// is, all failed too often and are left alone for a while), DRAINING,
-/// FAILED (the first start did), STOPPED. Of each worker among
+/// is, all failed too often and are left alone for a while), UNLOADING, UNLOADED (memory was given back, a request has it
+/// loaded again), DRAINING, FAILED (the start did, the first or one after UNLOADED), STOPPED. Of each worker among
 /// others "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL,
 /// HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), "message", "at_ms" since the start}.
 #[unsafe(no_mangle)]
@@ -194,6 +195,45 @@ pub unsafe extern "C" fn llamapen_supervisor_handoff_json(
     };
     // SAFETY: NULL or may be written to, as the header demands.
     unsafe { guard(error, || give_text_if_any("json", json, make)) }
+}
+
+/// Gives memory back: weights and contexts are freed as soon as no request waits or runs. Takes nothing from anybody: requests
+/// go on being accepted, what waits and runs finishes first, and a request that comes afterwards has it loaded again and
+/// waits in the queue, with its limits. The state is UNLOADED until then; the handoff record stays.
+///
+/// OK when it is unloaded, or was already; TIMEOUT when there was no such moment within timeout_ms (negative: no limit):
+/// then all stays as it is.
+/// Errors: DRAINING, POOL_UNAVAILABLE (stopped, or failed for good), UNSUPPORTED (on a thread of llamapen).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_unload(
+    supervisor: *const llamapen_supervisor,
+    timeout_ms: i64,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let body = || {
+        // SAFETY: NULL or live, as the header demands.
+        let unloaded = unsafe { object("supervisor", supervisor) }?.supervisor.unload(timeout(timeout_ms))?;
+        Ok(if unloaded { LLAMAPEN_STATUS_OK } else { LLAMAPEN_STATUS_TIMEOUT })
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, body) }
+}
+
+/// Begins to load again what was unloaded, and returns at once; llamapen_supervisor_wait_ready waits. Does nothing if it is
+/// loaded. If it cannot be loaded, the state is FAILED, as after a first start, and what waits ends with why.
+/// Errors: DRAINING, POOL_UNAVAILABLE (stopped, or failed for good).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_wake(
+    supervisor: *const llamapen_supervisor,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let body = || {
+        // SAFETY: NULL or live, as the header demands.
+        unsafe { object("supervisor", supervisor) }?.supervisor.wake()?;
+        Ok(LLAMAPEN_STATUS_OK)
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, body) }
 }
 
 /// Ends in order: from now on neither leases nor requests are taken (DRAINING), except requests of those who have a lease;

@@ -3,6 +3,7 @@
 use super::deadline::Deadlines;
 use super::policy::{Action, BreakerState, RestartPolicy, Verdict};
 use super::shared::{Circuit, STOPPED, Shared, Stage, fail_all};
+use super::unload::Unload;
 use crate::config::TaintPolicy;
 use crate::crash::{Crash, CrashReason};
 use crate::error::{Error, Result};
@@ -10,6 +11,7 @@ use crate::isolation::FaultKind;
 use crate::isolation::thread::{self, Death};
 use crate::job::{Job, draw_seed};
 use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
+use crate::prepare::PreparedEngine;
 use crate::status::Status;
 use crate::worker::{Worker, WorkerFault};
 use crossbeam_channel::RecvTimeoutError;
@@ -37,8 +39,8 @@ macro_rules! log_worker {
 
 /// What the control thread hears.
 pub(super) enum Report {
-    /// The loader ended: with a model, an error of llama.cpp, or dead.
-    Loaded(Result<Result<Model, NativeError>, Death>),
+    /// The loader ended: with a model, an error, or dead.
+    Loaded(Result<Result<Model>, Death>),
     /// A worker decoded its first token.
     Ready(usize),
     /// A worker ended: in order (because the queue closed), with a fault, or dead.
@@ -47,6 +49,10 @@ pub(super) enum Report {
     Watch(Weak<Job>),
     /// The owner wants all breakers closed.
     ResetBreaker,
+    /// The owner wants memory back, if nothing runs.
+    Unload,
+    /// There is a request, or the owner wants it loaded: the stage says so.
+    Load,
     Stop,
 }
 
@@ -72,33 +78,47 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
+pub(super) fn new_policy(shared: &Shared) -> RestartPolicy {
+    RestartPolicy::new((&shared.config).into(), shared.workers.len())
+}
+
+fn not_loaded(engine: &PreparedEngine, error: &NativeError) -> Error {
+    let status = match error.status {
+        NativeStatus::Aborted => Status::Cancelled,
+        NativeStatus::OutOfMemory => Status::OutOfMemory,
+        _ => Status::LoadFailed,
+    };
+    Error::Load { status, message: format!("loading {}: {error}", engine.model().display()) }
+}
+
 fn no_thread(error: std::io::Error) -> Error {
     Error::Internal(format!("the system gives no thread: {error}"))
 }
 
-struct Control {
-    shared: Arc<Shared>,
-    model: Option<Arc<Model>>,
-    loader: Option<thread::Handle>,
-    workers: Vec<Option<thread::Handle>>,
+pub(super) struct Control {
+    pub shared: Arc<Shared>,
+    pub model: Option<Arc<Model>>,
+    pub loader: Option<thread::Handle>,
+    pub workers: Vec<Option<thread::Handle>>,
     /// Workers that stalled, and were told to die.
     condemned: Vec<bool>,
     load_condemned: bool,
     /// Domains that died, and whose threads may not all be gone.
-    dead: Vec<thread::Handle>,
-    policy: RestartPolicy,
+    pub dead: Vec<thread::Handle>,
+    pub policy: RestartPolicy,
     /// Of the breaker that opened last.
     why_open: String,
     deadlines: Deadlines<Job>,
     load_began: Instant,
-    stopping: bool,
-    /// Whether any worker was ever ready: a first start that fails is not tried again.
-    was_ready: bool,
+    pub stopping: bool,
+    /// Whether any worker was ready since it was loaded: a first start that fails is not tried again.
+    pub was_ready: bool,
+    pub unload: Unload,
 }
 
 impl Control {
     fn new(shared: Arc<Shared>) -> Self {
-        let policy = RestartPolicy::new((&shared.config).into(), shared.workers.len());
+        let policy = new_policy(&shared);
         let workers: Vec<_> = shared.workers.iter().map(|_| None).collect();
         let condemned = vec![false; workers.len()];
         let now = Instant::now();
@@ -116,6 +136,7 @@ impl Control {
             load_began: now,
             stopping: false,
             was_ready: false,
+            unload: Unload::new(now),
         }
     }
 
@@ -130,9 +151,11 @@ impl Control {
             self.act();
             self.condemn_stalled();
             self.deadlines.turn(Instant::now());
+            self.unload_if_idle();
+            self.finish_unload();
             // Nothing is started any more once it stops: what was due would stay due.
-            let restart = self.policy.next().filter(|_| !self.stopping);
-            let next = restart.into_iter().chain(self.deadlines.next()).min();
+            let restart = self.policy.next().filter(|_| !self.stopping && !self.unload.is_under_way());
+            let next = restart.into_iter().chain(self.deadlines.next()).chain(self.unload_at()).min();
             let wait = next.map_or(TURN, |at| at.saturating_duration_since(Instant::now()).min(TURN));
             match self.shared.reports.recv_timeout(wait) {
                 Ok(Report::Loaded(result)) => self.loaded(result),
@@ -144,22 +167,31 @@ impl Control {
                     }
                 }
                 Ok(Report::ResetBreaker) => self.reset_breaker(),
+                Ok(Report::Unload) => self.begin_unload(),
+                Ok(Report::Load) => self.load_again(),
                 Ok(Report::Stop) | Err(RecvTimeoutError::Disconnected) => self.stopping = true,
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
 
-    fn start_loader(&mut self) {
+    pub(super) fn start_loader(&mut self) {
+        self.load_began = Instant::now();
         self.shared.loading(0.0);
         let (shared, reports) = (self.shared.clone(), self.shared.to_control.clone());
+        // The first time, `start` has looked.
+        let again = self.unload.is_again();
         let load = move || {
-            native::init_backend()?;
+            let engine = &shared.prepared;
+            if again {
+                engine.verify()?;
+            }
+            native::init_backend().map_err(|e| not_loaded(engine, &e))?;
             #[cfg(feature = "fault-injection")]
             super::fault::arm_load(shared.config.fault);
-            let engine = &shared.prepared;
             let params = LoadParams { use_mmap: engine.use_mmap(), use_mlock: engine.use_mlock() };
-            Model::load(engine.model(), &params, |progress| shared.loading(progress))
+            let loaded = Model::load(engine.model(), &params, |progress| shared.loading(progress));
+            loaded.map_err(|e| not_loaded(engine, &e))
         };
         let done = move |end| drop(reports.send(Report::Loaded(end)));
         match thread::spawn("llamapen-load".into(), load, done) {
@@ -168,7 +200,7 @@ impl Control {
         }
     }
 
-    fn loaded(&mut self, result: Result<Result<Model, NativeError>, Death>) {
+    fn loaded(&mut self, result: Result<Result<Model>, Death>) {
         self.load_condemned = false;
         let loader = self.loader.take();
         self.over(loader, result.is_err());
@@ -194,14 +226,7 @@ impl Control {
                 self.shared.set_stage(Stage::Running);
                 (0..self.workers.len()).for_each(|i| self.start_worker(i));
             }
-            Ok(Err(e)) => {
-                let status = match e.status {
-                    NativeStatus::Aborted => Status::Cancelled,
-                    NativeStatus::OutOfMemory => Status::OutOfMemory,
-                    _ => Status::LoadFailed,
-                };
-                self.give_up(status, format!("loading {model}: {e}"));
-            }
+            Ok(Err(e)) => self.give_up(e.status(), e.to_string()),
             Err(death) => {
                 if reason(&death) == CrashReason::Signal {
                     self.shared.set_tainted();
@@ -331,6 +356,10 @@ impl Control {
             self.shared.workers.iter().for_each(|w| fail_all(w.take_jobs(), Status::WorkerReset, &message));
             return self.give_up(Status::WorkerReset, message);
         }
+        // When it is loaded again, all is new.
+        if self.unload.is_under_way() {
+            return;
+        }
         if !self.was_ready {
             let status = if status == Status::WorkerReset { Status::LoadFailed } else { status };
             return self.give_up(status, format!("no worker could be started: {message}"));
@@ -365,7 +394,7 @@ impl Control {
     }
 
     /// Tells others what the policy has come to.
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         for (i, worker) in self.shared.workers.iter().enumerate() {
             worker.set_breaker(self.policy.breaker(i));
         }
@@ -375,7 +404,7 @@ impl Control {
 
     /// Does what is due.
     fn act(&mut self) {
-        if self.stopping {
+        if self.stopping || self.unload.is_under_way() {
             return;
         }
         for (i, action) in self.policy.due(Instant::now()) {

@@ -28,13 +28,20 @@ pub(super) struct Began {
     failed_before: u64,
 }
 
+/// Refuses on a thread of ours.
+pub(super) fn check_may_wait(call: &str) -> Result<()> {
+    if !thread::is_current() {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "{call}: it waits, and this is one of llamapen's own threads (a waker or a log subscriber is called on it), which requests may need; call it from another"
+    )))
+}
+
 impl Shared {
     pub(super) fn drain(&self, timeout: Option<Duration>) -> Result<DrainReport> {
         self.check_process()?;
-        if thread::is_current() {
-            let message = "drain: it waits, and this is one of llamapen's own threads (a waker or a log subscriber is called on it), which requests may need; call it from another";
-            return Err(Error::Unsupported(message.into()));
-        }
+        check_may_wait("drain")?;
         let pool_id = &self.telemetry.identity.pool_id;
         let failed = || self.telemetry.failed.get(Status::Draining);
         let began = self.drain_began.get_or_init(|| Began { at: Instant::now(), failed_before: failed() });

@@ -21,6 +21,11 @@ pub enum State {
     /// No worker is ready, and all failed too often: each is left alone for a while, then tried once. Requests are refused
     /// until one is ready again. [`Supervisor::reset_breaker`](crate::Supervisor::reset_breaker) tries at once.
     CircuitOpen,
+    /// Nothing runs, and memory is being given back.
+    Unloading,
+    /// Weights and contexts are not in memory. A request loads them again, and so does
+    /// [`Supervisor::wake`](crate::Supervisor::wake).
+    Unloaded,
     /// Takes nothing new, and stops when what is there has ended; see [`Supervisor::drain`](crate::Supervisor::drain).
     Draining,
     /// Gave up: the model could not be loaded, or no worker could be started at first.

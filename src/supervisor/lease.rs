@@ -37,6 +37,17 @@ impl Lease {
     }
 }
 
+impl Shared {
+    /// Refuses while it drains, and once it is stopped or gave up.
+    pub(super) fn check_open(&self) -> Result<()> {
+        match self.gate.look().0 {
+            Entry::Open => Ok(()),
+            Entry::Draining => Err(draining().into()),
+            Entry::Closed => Err(self.unavailable()),
+        }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         // In a forked child the lock may be held, for ever, by a thread that does not exist there.

@@ -18,6 +18,7 @@ mod queue;
 mod retry;
 mod shared;
 mod submit;
+mod unload;
 
 pub(crate) use crate::job::Job;
 pub(crate) use blame::Part;
@@ -36,6 +37,7 @@ use crate::prepare::PreparedEngine;
 use crate::request::Request;
 use crate::stream::TokenStream;
 use crate::telemetry::Metrics;
+use drain::check_may_wait;
 use shared::{Shared, Stop};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,6 +140,36 @@ impl Supervisor {
     /// `Unsupported` on one of llamapen's own threads, where a waker or a log subscriber is called: it would wait for itself.
     pub fn drain(&self, timeout: Option<Duration>) -> Result<DrainReport> {
         self.shared.drain(timeout)
+    }
+
+    /// Gives memory back: weights and contexts are freed as soon as no request waits or runs. Takes nothing from anybody:
+    /// requests go on being accepted, what waits and runs finishes first, and a request that comes afterwards has it loaded
+    /// again and waits in the queue, with its limits. The state is `Unloaded` until then. The handoff record stays: it can
+    /// still be bound to.
+    ///
+    /// True when it is unloaded, or was already. False when there was no such moment within `timeout` (`None`: no limit):
+    /// then all stays as it is.
+    ///
+    /// # Errors
+    /// A [`Rejected`](crate::Rejected) with `Draining` while it drains; `PoolUnavailable` if it was stopped, or failed for good;
+    /// `Unsupported` on one of llamapen's own threads: it would wait for itself.
+    pub fn unload(&self, timeout: Option<Duration>) -> Result<bool> {
+        self.shared.check_process()?;
+        check_may_wait("unload")?;
+        self.shared.check_open()?;
+        self.shared.unload(timeout.and_then(|t| Instant::now().checked_add(t)))
+    }
+
+    /// Begins to load again what was unloaded, and returns at once; [`wait_ready`](Self::wait_ready) waits. Does nothing if it
+    /// is loaded. Files are compared with what was prepared. If it cannot be loaded, the state is `Failed`, as after a first
+    /// start, and what waits ends with why.
+    ///
+    /// # Errors
+    /// A [`Rejected`](crate::Rejected) with `Draining` while it drains; `PoolUnavailable` if it was stopped, or failed for good.
+    pub fn wake(&self) -> Result<()> {
+        self.shared.check_process()?;
+        self.shared.check_open()?;
+        self.shared.wake()
     }
 
     /// What is ready, for those who are to bind to it: made when a worker becomes ready, before [`wait_ready`](Self::wait_ready)

@@ -29,6 +29,8 @@ struct Inner {
     again: VecDeque<Arc<Job>>,
     waiting: Order<(Arc<Job>, u32)>,
     entry: Entry,
+    /// Requests come in and wait, and workers are sent home.
+    held: bool,
 }
 
 /// What a worker got from the queue.
@@ -48,7 +50,7 @@ pub(crate) enum PushError {
 impl Queue {
     pub(crate) fn new(capacity: u32, when_full: QueueFullPolicy) -> Self {
         let capacity = capacity as usize;
-        let inner = Inner { again: VecDeque::new(), waiting: Order::new(capacity), entry: Entry::Open };
+        let inner = Inner { again: VecDeque::new(), waiting: Order::new(capacity), entry: Entry::Open, held: false };
         Self { capacity, when_full, inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
@@ -86,7 +88,7 @@ impl Queue {
         let deadline = Instant::now() + timeout;
         let mut inner = self.inner.lock();
         loop {
-            if inner.entry == Entry::Closed {
+            if inner.held || inner.entry == Entry::Closed {
                 return Popped::Closed;
             }
             if let Some(at) = inner.again.iter().position(|job| suspects || !job.part().is_suspect())
@@ -119,6 +121,22 @@ impl Queue {
             }
         }
         QueueDepths { interactive, batch }
+    }
+
+    /// Sends the workers home, if nothing waits and `idle` says so, too: nothing can come in between. Requests that come
+    /// from now on wait until it is released.
+    pub(super) fn hold_if(&self, idle: impl FnOnce() -> bool) -> bool {
+        let mut inner = self.inner.lock();
+        inner.held |= inner.again.is_empty() && inner.waiting.len() == 0 && idle();
+        if inner.held {
+            self.changed.notify_all();
+        }
+        inner.held
+    }
+
+    /// Workers may take what waits again.
+    pub(super) fn release(&self) {
+        self.inner.lock().held = false;
     }
 
     /// From now on takes only what has a lease.
@@ -196,6 +214,21 @@ mod tests {
         assert!(queue.close().is_empty());
         assert!(worker.join().unwrap());
         assert!(matches!(queue.push(job(&queue, 1), true), Err(PushError::Closed)));
+    }
+
+    #[test]
+    fn held_it_sends_workers_home_and_keeps_what_comes_in() {
+        let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
+        assert!(queue.push(job(&queue, 1), false).is_ok());
+        assert!(!queue.hold_if(|| true), "one waits");
+        assert!(matches!(queue.pop(Duration::ZERO, true), Popped::Job(..)));
+        assert!(!queue.hold_if(|| false));
+        assert!(matches!(queue.pop(Duration::ZERO, true), Popped::Empty));
+        assert!(queue.hold_if(|| true));
+        assert!(queue.push(job(&queue, 2), false).is_ok());
+        assert!(matches!(queue.pop(Duration::from_secs(60), true), Popped::Closed));
+        queue.release();
+        assert!(matches!(queue.pop(Duration::ZERO, true), Popped::Job(job, _) if job.id == 2));
     }
 
     #[test]

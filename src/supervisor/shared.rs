@@ -55,11 +55,11 @@ pub(super) struct Shared {
     pub drain_began: OnceLock<Began>,
     pub drained: OnceLock<DrainReport>,
     stopping: AtomicBool,
-    load_cancelled: AtomicBool,
-    load_progress: AtomicU32,
+    pub(super) load_cancelled: AtomicBool,
+    pub(super) load_progress: AtomicU32,
     load_turns: Heartbeat,
-    phase: Mutex<Phase>,
-    phase_changed: Condvar,
+    pub(super) phase: Mutex<Phase>,
+    pub(super) phase_changed: Condvar,
     turns: Heartbeat,
     last_id: AtomicU64,
     tainted: AtomicBool,
@@ -67,12 +67,14 @@ pub(super) struct Shared {
 }
 
 /// What is decided once, apart from what the workers say.
-struct Phase {
-    stage: Stage,
+pub(super) struct Phase {
+    pub stage: Stage,
     last_error: Option<(Status, String)>,
     circuit: Option<Circuit>,
     /// A reset was asked for and is not done: until then nothing opens the circuit.
     resetting: bool,
+    /// How often memory was given back.
+    pub unloads: u64,
 }
 
 /// All workers' breakers are open: why, and when the first one is tried again.
@@ -86,6 +88,9 @@ pub(super) struct Circuit {
 pub(super) enum Stage {
     Starting,
     Running,
+    /// Workers are being sent home.
+    Unloading,
+    Unloaded,
     /// For good, with what it failed of.
     Failed(Status, String),
     Stopped,
@@ -114,7 +119,13 @@ impl Shared {
             load_cancelled: AtomicBool::new(false),
             load_progress: AtomicU32::new(0),
             load_turns: Heartbeat::new(),
-            phase: Mutex::new(Phase { stage: Stage::Starting, last_error: None, circuit: None, resetting: false }),
+            phase: Mutex::new(Phase {
+                stage: Stage::Starting,
+                last_error: None,
+                circuit: None,
+                resetting: false,
+                unloads: 0,
+            }),
             phase_changed: Condvar::new(),
             turns: Heartbeat::new(),
             last_id: AtomicU64::new(0),
@@ -165,7 +176,11 @@ impl Shared {
     }
 
     pub(super) fn cancel_load(&self) {
-        self.load_cancelled.store(true, Ordering::Relaxed);
+        let phase = self.phase.lock();
+        // Not for the next load.
+        if let Stage::Starting = phase.stage {
+            self.load_cancelled.store(true, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn control_turned(&self) {
@@ -255,7 +270,7 @@ impl Shared {
                 }
                 Stage::Stopped => return Err(Error::Unavailable("it was stopped".into())),
                 Stage::Running if self.ready_workers() > 0 => return Ok(true),
-                Stage::Starting | Stage::Running => {}
+                Stage::Starting | Stage::Running | Stage::Unloading | Stage::Unloaded => {}
             }
             match deadline {
                 None => self.phase_changed.wait(&mut phase),
@@ -285,10 +300,12 @@ impl Shared {
         };
         let (entry, leases) = self.gate.look();
         let state = match stage {
-            Stage::Starting | Stage::Running if entry == Entry::Draining => State::Draining,
-            Stage::Starting => State::Starting,
             Stage::Failed(..) => State::Failed,
             Stage::Stopped => State::Stopped,
+            _ if entry == Entry::Draining => State::Draining,
+            Stage::Starting => State::Starting,
+            Stage::Unloading => State::Unloading,
+            Stage::Unloaded => State::Unloaded,
             Stage::Running if ready == self.workers.len() => State::Ready,
             Stage::Running if ready > 0 => State::Degraded,
             Stage::Running if open => State::CircuitOpen,

@@ -43,6 +43,7 @@ impl Shared {
                 }
                 // It may have opened since it was checked: nobody else would end this request.
                 self.fail_if_open();
+                self.load_if_unloaded();
                 if !job.limits().is_none() {
                     let _ = self.to_control.send(Report::Watch(Arc::downgrade(&job)));
                 }

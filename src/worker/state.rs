@@ -152,6 +152,14 @@ impl WorkerState {
         self.stored.store(stored, Ordering::Relaxed);
     }
 
+    /// Its context is gone, and no successor follows soon.
+    pub(crate) fn unloaded(&self) {
+        self.set_memory(0);
+        self.set_kept(0, 0);
+        self.set_prefill_piece(0);
+        self.set_draft_max(0);
+    }
+
     /// The supervisor stops: ends a running decode, and every later one.
     pub(crate) fn abort(&self) {
         self.abort.store(STOP, Ordering::Relaxed);
