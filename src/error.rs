@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) const ANOTHER_WAITS: &str =
+    "another thread is waiting for the next event of this request; one consumer at a time";
+
 /// Result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -89,9 +92,9 @@ pub enum Error {
     /// The supervisor is stopped or gave up.
     #[error("the supervisor is not running: {0}")]
     Unavailable(String),
-    /// Another thread is waiting for events of the same request.
-    #[error("another thread is waiting for the next event of this request; one consumer at a time")]
-    Busy,
+    /// Another thread is waiting for events of the same request, or reloads the same supervisor.
+    #[error("{0}")]
+    Busy(&'static str),
     /// Used in a forked child.
     #[error(
         "this object was made before a fork and cannot be used in the child process: make a new one there, or use spawn/exec instead of fork"
@@ -137,7 +140,7 @@ impl Error {
             Self::Load { status, .. } => *status,
             Self::Device { .. } => Status::DeviceError,
             Self::Unavailable(_) => Status::PoolUnavailable,
-            Self::Busy => Status::Busy,
+            Self::Busy(_) => Status::Busy,
             Self::Forked => Status::Forked,
             Self::Unsupported(_) => Status::Unsupported,
             Self::Internal(_) => Status::Internal,

@@ -7,12 +7,13 @@
 //! A request whose worker died goes on in another: its next *run*. Events that are given for an earlier run, by a worker that
 //! was taken for dead and is not yet, are dropped.
 
-use crate::error::{Error, Result};
+use crate::error::{ANOTHER_WAITS, Error, Result};
 use crate::event::{Event, Failed, Restarted, Token};
 use crate::status::Status;
-use crate::telemetry::{Progress, Trace};
+use crate::telemetry::{Progress, Telemetry, Trace};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -153,6 +154,11 @@ impl EventQueue {
         read(&self.inner.lock().trace)
     }
 
+    /// Its request goes to another engine before any worker has taken it up.
+    pub(crate) fn moves(&self, telemetry: Arc<Telemetry>) {
+        self.inner.lock().trace.moves(telemetry);
+    }
+
     /// Counts tokens that were guessed ahead. Of a request that has ended, too: it was cancelled during the decode.
     pub(crate) fn drafted(&self, tokens: u32, accepted: u32) {
         self.inner.lock().trace.drafted(tokens, accepted);
@@ -175,7 +181,7 @@ impl EventQueue {
     pub(crate) fn next(&self, deadline: Option<Instant>) -> Result<Next> {
         let mut inner = self.inner.lock();
         if inner.waiting {
-            return Err(Error::Busy);
+            return Err(Error::Busy(ANOTHER_WAITS));
         }
         loop {
             if let Some(event) = inner.events.pop_front() {
@@ -217,12 +223,10 @@ impl EventQueue {
 mod tests {
     use super::*;
     use crate::event::Started;
-    use crate::telemetry::Telemetry;
-    use std::sync::Arc;
 
     impl Default for EventQueue {
         fn default() -> Self {
-            Self::new(Trace::new(Arc::new(Telemetry::new(Default::default(), 1)), 0, 0, Instant::now()))
+            Self::new(Trace::new(Arc::new(Telemetry::new(Default::default(), 1, Arc::default())), 0, 0, Instant::now()))
         }
     }
 

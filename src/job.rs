@@ -25,7 +25,8 @@ pub(crate) struct Job {
     snapshot: Mutex<Option<Snapshot>>,
     /// The worker that decodes a piece of its prompt right now, and of nothing else.
     prefilling: Mutex<Option<Arc<WorkerState>>>,
-    queue: Weak<Queue>,
+    /// Where it waits, or did.
+    queue: Mutex<Weak<Queue>>,
     process: Process,
 }
 
@@ -64,7 +65,7 @@ impl Job {
             part: Mutex::default(),
             snapshot: Mutex::default(),
             prefilling: Mutex::default(),
-            queue,
+            queue: Mutex::new(queue),
             process,
         }
     }
@@ -114,8 +115,15 @@ impl Job {
         self.interrupt();
     }
 
+    /// It goes to the queue of another engine.
+    pub(crate) fn moves(&self, queue: Weak<Queue>, telemetry: Arc<Telemetry>) {
+        *self.queue.lock() = queue;
+        self.events.moves(telemetry);
+    }
+
     fn leave_queue(&self) {
-        if let Some(queue) = self.queue.upgrade() {
+        let queue = self.queue.lock().upgrade();
+        if let Some(queue) = queue {
             queue.remove(self.id);
         }
     }
@@ -140,9 +148,11 @@ impl Job {
         }
     }
 
-    pub(crate) fn fail(&self, failed: Failed) {
-        self.events.push(Event::Failed(failed));
+    /// False: it has ended before.
+    pub(crate) fn fail(&self, failed: Failed) -> bool {
+        let ended = self.events.push(Event::Failed(failed));
         *self.snapshot() = None;
+        ended
     }
 
     /// Refuses to work in a child made by `fork`: no thread of the parent is there.

@@ -49,7 +49,8 @@ fn it_goes_on_only_where_asked_for() {
     let (again, cached, _) = run(&supervisor, request(100).with_context_shift(10)).unwrap();
     assert_eq!((cached, again.len()), (10, 100));
     let health = supervisor.health().unwrap().workers[0].clone();
-    let plan = supervisor.engine().memory().host();
+    let engine = supervisor.engine();
+    let plan = engine.memory().host();
     assert!(health.kv_used <= health.kv_total && health.memory_bytes <= plan.cache + plan.compute, "{health:?}");
 }
 

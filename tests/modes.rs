@@ -104,7 +104,8 @@ fn windows_and_states_run() {
         let request = Request::tokens([3, 4, 5]).with_ignore_eos(true).with_max_tokens(8);
         let answer = support::read(supervisor.submit(request).unwrap()).unwrap();
         assert_eq!(answer.tokens.len(), 8, "{name}");
-        let planned = supervisor.engine().memory().host();
+        let engine = supervisor.engine();
+        let planned = engine.memory().host();
         let health = supervisor.health().unwrap();
         let used = health.workers[0].memory_bytes;
         assert!(used <= planned.cache + planned.compute, "{name}: {used} bytes used, {planned:?}");

@@ -81,7 +81,7 @@ fn penalised_tokens_equal_those_of_the_engines_own_sampler() {
     let dir = program.parent().unwrap();
     let (prompts, n) = (&prompts()[..4], 64);
     let supervisor = support::start(&support::config());
-    let expected = run_reference(&program, supervisor.engine(), prompts, n, &["--penalties".as_ref()]);
+    let expected = run_reference(&program, &supervisor.engine(), prompts, n, &["--penalties".as_ref()]);
     for (prompt, expected) in prompts.iter().zip(expected) {
         let mut request = Request::prompt(prompt).with_temperature(0.0).with_max_tokens(n as u32).with_ignore_eos(true);
         let plain = support::read(supervisor.submit(request.clone()).unwrap()).unwrap().tokens;
@@ -137,7 +137,7 @@ fn compare(
     let supervisor = support::start(config);
     let engine = supervisor.engine();
     let more = [more, &["--logits".as_ref(), logits_path.as_ref()]].concat();
-    let expected = run_reference(&program, engine, prompts, n, &more);
+    let expected = run_reference(&program, &engine, prompts, n, &more);
     let mut logits = std::io::BufReader::new(fs::File::open(&logits_path).unwrap());
     let mut row = vec![0u8; 4 * engine.info().n_vocab as usize];
     let mut last = Vec::new();

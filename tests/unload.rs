@@ -116,7 +116,7 @@ fn no_moment_within_the_time_leaves_all_as_it_is() {
 fn limits_hold_while_it_is_unloaded_and_a_cancelled_request_gives_its_place_back() {
     let supervisor = one_slot();
     assert!(supervisor.unload(Some(LONG)).unwrap());
-    let late = supervisor.submit(brief().with_timeout_ms(Duration::from_millis(1))).unwrap();
+    let late = supervisor.submit(brief().with_timeout_ms(1)).unwrap();
     let cancelled = supervisor.submit(brief()).unwrap();
     cancelled.cancel().unwrap();
     assert_eq!(read(late).unwrap_err().status, Status::DeadlineUnmet);

@@ -64,6 +64,7 @@ _CALLS: Dict[str, List[Any]] = {
     "llamapen_supervisor_metrics_json": [_POINTER, _OUT],
     "llamapen_supervisor_metrics_text": [_POINTER, _OUT],
     "llamapen_supervisor_handoff_json": [_POINTER, _OUT],
+    "llamapen_supervisor_reload": [_POINTER, _POINTER, ctypes.c_int64, _OUT],
     "llamapen_supervisor_unload": [_POINTER, ctypes.c_int64],
     "llamapen_supervisor_wake": [_POINTER],
     "llamapen_supervisor_drain": [_POINTER, ctypes.c_int64, _OUT],
@@ -158,24 +159,25 @@ def call_text(name: str, *arguments: Any) -> str:
     """Calls ``name``, whose last argument before the error receives an owned text, and returns that text."""
     text = _POINTER()
     call(name, *arguments, ctypes.byref(text))
-    return _take_text(text)
+    return take_text(text)
 
 
 def call_text_if_any(name: str, *arguments: Any) -> Optional[str]:
     """The same for a text that there may not be yet."""
     text = _POINTER()
     call(name, *arguments, ctypes.byref(text))
-    return _take_text(text) if text else None
+    return take_text(text) if text else None
 
 
 def call_json_and_text(name: str, *arguments: Any) -> Tuple[str, str]:
     """The same for one whose last two arguments before the error receive the same as JSON and as text for people."""
     json, text = _POINTER(), _POINTER()
     call(name, *arguments, ctypes.byref(json), ctypes.byref(text))
-    return _take_text(json), _take_text(text)
+    return take_text(json), take_text(text)
 
 
-def _take_text(text: ctypes.c_void_p) -> str:
+def take_text(text: ctypes.c_void_p) -> str:
+    """An owned text, which is freed."""
     try:
         return ctypes.string_at(text).decode()
     finally:

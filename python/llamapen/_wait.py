@@ -28,6 +28,11 @@ def wait(step: Callable[[int], int], timeout: Optional[float]) -> int:
             raise TimeoutError(f"nothing happened within {timeout} s")
 
 
+def milliseconds(timeout: Optional[float]) -> int:
+    """A limit in seconds as the library takes it; ``None``: none."""
+    return -1 if timeout is None else max(0, math.ceil(min(timeout, 1e9) * 1000))
+
+
 def in_thread(function: Callable[[], Any]) -> Any:
     """Runs a call that waits as a whole in a thread of its own. Ctrl-C ends the wait for it, and it goes on."""
     results: List[Any] = []

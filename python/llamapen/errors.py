@@ -45,7 +45,7 @@ class InvalidParams(LlamapenError):
 
 
 class Busy(LlamapenError):
-    """Another thread is waiting for events of the same request."""
+    """Another thread is waiting for events of the same request, or reloads the same supervisor."""
 
 
 class Forked(LlamapenError):

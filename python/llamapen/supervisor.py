@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import atexit
 import json
-import math
 import os
 import weakref
 from types import TracebackType
 from typing import Any, Dict, Optional, Sequence, Type
 
 from ._library import Handle, call, call_text, call_text_if_any, create, encode
-from ._wait import in_thread, wait
+from ._wait import in_thread, milliseconds, wait
 from .engine import PreparedEngine
 from .errors import LlamapenError, PoolUnavailable
 from .lease import Lease, acquire
@@ -70,7 +69,7 @@ class Supervisor:
     def health(self) -> Dict[str, Any]:
         """``state`` (STARTING, READY, DEGRADED, BACKOFF, CIRCUIT_OPEN, UNLOADING, UNLOADED, DRAINING, FAILED, STOPPED), ``live``, ``ready``,
         ``load_progress`` (0 to 1), ``queue_depth``,
-        ``queue_depth_by_priority``, ``leases``, ``workers``, ``last_error``, ``last_error_status``, ``tainted``,
+        ``queue_depth_by_priority``, ``leases``, ``reloading`` (all else is of the engine that requests go to), ``workers``, ``last_error``, ``last_error_status``, ``tainted``,
         ``contains_faults``.
 
         Of each worker among others ``breaker`` (CLOSED, OPEN, HALF_OPEN: on trial) and ``last_crash``: ``None``, or
@@ -172,6 +171,32 @@ class Supervisor:
         """
         return acquire(self._open())
 
+    def reload(self, engine: PreparedEngine, timeout: Optional[float] = None) -> Dict[str, Any]:
+        """Puts another engine in the place of the one that runs. Returns when it runs, and the old one is gone; nobody's request
+        is lost on the way. One that would run the same files in the same way changes nothing.
+
+        Where memory allows, the new engine is loaded beside the old one, which serves until the new one has decoded a token;
+        then requests go to the new one, and the old one finishes what it has accepted. Does the new one fail, or is it not
+        ready in time, the old one goes on as if nothing had happened. Where memory does not allow that, the old one
+        finishes first. Requests that come meanwhile must be such as both would accept, and wait, with their limits, for
+        whichever comes up: if the new one does not, the old one is loaded again, and is ready when this raises the error.
+
+        ``timeout`` in seconds (``None``: no limit) is for each of two steps: for the new engine to become ready, and for the old
+        one to finish; what it still has then ends with `Draining`. Leases stay, and so do the counts of requests; those of
+        workers begin anew. `drain` and `stop` end a reload. Other threads run meanwhile; Ctrl-C ends the waiting, not the
+        reload.
+
+        Returns ``changed``, ``beside``, ``duration_ms``, ``requests_failed``. Raises `StaleEngine`, `Busy` while another reload is
+        in progress, `Draining`, `PoolUnavailable`, or what made the new engine fail (LOAD_FAILED, `OutOfMemory`, `Cancelled` by
+        `cancel_load`, POOL_UNREADY: not ready in time), whose text says that the old one runs, or why it does not.
+        """
+        handle, new = self._open(), engine._handle
+        ms = milliseconds(timeout)
+        report: Dict[str, Any] = json.loads(
+            in_thread(lambda: call_text("llamapen_supervisor_reload", handle.pointer, new.pointer, ms))
+        )
+        return report
+
     def unload(self, timeout: Optional[float] = None) -> None:
         """Gives memory back: weights and contexts are freed as soon as no request waits or runs. Takes nothing from anybody:
         requests go on being accepted, what waits and runs finishes first, and a request that comes afterwards has it loaded
@@ -202,7 +227,7 @@ class Supervisor:
         drain. Of several calls the earliest deadline counts, and all return the same.
         """
         handle = self._open()
-        ms = -1 if timeout is None else max(0, math.ceil(min(timeout, 1e9) * 1000))
+        ms = milliseconds(timeout)
         report: Dict[str, Any] = json.loads(
             in_thread(lambda: call_text("llamapen_supervisor_drain", handle.pointer, ms))
         )

@@ -85,6 +85,22 @@ pub(super) unsafe fn give_text_if_any(
     Ok(LLAMAPEN_STATUS_OK)
 }
 
+/// The same for a text that the caller may not want: then `out` is NULL.
+///
+/// # Safety
+/// `out` is NULL or may be written to.
+pub(super) unsafe fn give_text_if_wanted(
+    name: &str,
+    out: *mut *mut c_char,
+    make: impl FnOnce() -> Result<String>,
+) -> Result<i32> {
+    match out.is_null() {
+        true => make().map(|_| LLAMAPEN_STATUS_OK),
+        // SAFETY: not NULL, and the caller vouches for it.
+        false => unsafe { give_text(name, out, make) },
+    }
+}
+
 /// Gives the same as JSON and as text for people, in one call, so that both are of the same moment. One of the two may be
 /// left out.
 ///

@@ -3,7 +3,7 @@
 use super::border::{free, give_text_if_any, guard, object, timeout};
 use super::error::llamapen_error;
 use super::status::{LLAMAPEN_STATUS_END, LLAMAPEN_STATUS_EVENT, LLAMAPEN_STATUS_OK, LLAMAPEN_STATUS_TIMEOUT};
-use crate::error::{Error, Result};
+use crate::error::{ANOTHER_WAITS, Error, Result};
 use crate::event::Event;
 use crate::event_queue::Next;
 use crate::stream::TokenStream;
@@ -105,7 +105,7 @@ pub unsafe extern "C" fn llamapen_request_next(
         }
         // First: in a forked child the lock may be held by a thread that does not exist there, for ever.
         request.stream.check_process()?;
-        let Some(mut held) = request.held.try_lock() else { return Err(Error::Busy) };
+        let Some(mut held) = request.held.try_lock() else { return Err(Error::Busy(ANOTHER_WAITS)) };
         match request.stream.next_event(timeout(timeout_ms))? {
             Next::Timeout => Ok(LLAMAPEN_STATUS_TIMEOUT),
             Next::End => Ok(LLAMAPEN_STATUS_END),

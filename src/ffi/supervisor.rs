@@ -1,6 +1,6 @@
 //! Supervisors.
 
-use super::border::{free, give, give_text, give_text_if_any, guard, object, text, timeout, without_nul};
+use super::border::{free, give, give_text, give_text_if_any, give_text_if_wanted, guard, object, text, timeout, without_nul};
 use super::engine::llamapen_engine;
 use super::error::llamapen_error;
 use super::request::llamapen_request;
@@ -116,8 +116,8 @@ pub unsafe extern "C" fn llamapen_supervisor_reset_breaker(
     unsafe { guard(error, body) }
 }
 
-/// State, load progress (0 to 1), queue depth (also by priority), leases, workers, the last error and its status as
-/// JSON. Waits for no decode. Freed with llamapen_string_free.
+/// State, load progress (0 to 1), queue depth (also by priority), leases, "reloading" (a reload is in progress; all else is
+/// of the engine that requests go to), workers, the last error and its status as JSON. Waits for no decode. Freed with llamapen_string_free.
 ///
 /// "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
 /// is, all failed too often and are left alone for a while), UNLOADING, UNLOADED (memory was given back, a request has it
@@ -197,6 +197,43 @@ pub unsafe extern "C" fn llamapen_supervisor_handoff_json(
     unsafe { guard(error, || give_text_if_any("json", json, make)) }
 }
 
+/// Puts another engine in the place of the one that runs. Returns when it runs, and the old one is gone; nobody's request is
+/// lost on the way. One that would run the same files in the same way changes nothing.
+///
+/// Where memory allows, the new engine is loaded beside the old one, which serves until the new one has decoded a token; then
+/// requests go to the new one, and the old one finishes what it has accepted. Does the new one fail, or is it not ready in
+/// time, the old one goes on as if nothing had happened. Where memory does not allow that, the old one finishes first.
+/// Requests that come meanwhile must be such as both would accept, and wait, with their limits, for whichever comes up: if
+/// the new one does not, the old one is loaded again, and is ready when this returns with the error.
+///
+/// timeout_ms (negative: no limit) is for each of two steps: for the new engine to become ready, and for the old one to
+/// finish; what it still has then ends with DRAINING. Leases stay, and so do the counts of requests; those of workers begin
+/// anew. llamapen_supervisor_drain and llamapen_supervisor_stop end a reload. Health has "reloading" meanwhile.
+///
+/// json: NULL, or where the report goes: {"changed", "beside", "duration_ms", "requests_failed"}. Freed with
+/// llamapen_string_free.
+/// Errors: STALE_ENGINE, INVALID_PARAMS ("handoff_dir" is gone): nothing was done. BUSY (another reload is in progress),
+/// DRAINING, POOL_UNAVAILABLE (stopped, or failed for good), UNSUPPORTED (on a thread of llamapen). Of the new engine: LOAD_FAILED,
+/// OUT_OF_MEMORY, CANCELLED (by llamapen_supervisor_cancel_load), POOL_UNREADY (not ready in time); the message says that the
+/// old one runs, or why it does not.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llamapen_supervisor_reload(
+    supervisor: *const llamapen_supervisor,
+    engine: *const llamapen_engine,
+    timeout_ms: i64,
+    json: *mut *mut c_char,
+    error: *mut *mut llamapen_error,
+) -> i32 {
+    let reload = || {
+        // SAFETY: each is NULL or live, as the header demands.
+        let (supervisor, engine) = unsafe { (object("supervisor", supervisor)?, object("engine", engine)?) };
+        let report = supervisor.supervisor.reload(engine.prepared.clone(), timeout(timeout_ms))?;
+        Ok(serde_json::to_string(&report).expect("plain data"))
+    };
+    // SAFETY: NULL or may be written to, as the header demands.
+    unsafe { guard(error, || give_text_if_wanted("json", json, reload)) }
+}
+
 /// Gives memory back: weights and contexts are freed as soon as no request waits or runs. Takes nothing from anybody: requests
 /// go on being accepted, what waits and runs finishes first, and a request that comes afterwards has it loaded again and
 /// waits in the queue, with its limits. The state is UNLOADED until then; the handoff record stays.
@@ -256,13 +293,8 @@ pub unsafe extern "C" fn llamapen_supervisor_drain(
         let report = unsafe { object("supervisor", supervisor) }?.supervisor.drain(timeout(timeout_ms))?;
         Ok(serde_json::to_string(&report).expect("plain data"))
     };
-    let body = || match json.is_null() {
-        true => drain().map(|_| LLAMAPEN_STATUS_OK),
-        // SAFETY: not NULL, and may be written to, as the header demands.
-        false => unsafe { give_text("json", json, drain) },
-    };
     // SAFETY: NULL or may be written to, as the header demands.
-    unsafe { guard(error, body) }
+    unsafe { guard(error, || give_text_if_wanted("json", json, drain)) }
 }
 
 /// Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.

@@ -38,6 +38,16 @@ pub(crate) fn init_backend() -> Result<(), NativeError> {
     .clone()
 }
 
+/// Gives the system what the C library has kept of freed memory: a vocabulary is many small blocks. Where that library has
+/// no such function, nothing.
+pub(crate) fn return_free_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes a number; any thread may call it at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Throws a C++ exception inside the shim and returns what came of it.
 #[cfg(feature = "fault-injection")]
 pub(crate) fn throw_exception() -> Result<(), NativeError> {

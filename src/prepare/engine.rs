@@ -334,6 +334,16 @@ impl PreparedEngine {
         &self.build_flags
     }
 
+    /// Whether it would run the same files in the same way, whatever machine it was prepared for.
+    pub(crate) fn is_same_plan(&self, other: &Self) -> bool {
+        let mut other = other.clone();
+        other.machine.clone_from(&self.machine);
+        other.adjustments.clone_from(&self.adjustments);
+        // It follows from all else, but for what the machine has.
+        other.memory.clone_from(&self.memory);
+        *self == other
+    }
+
     /// Checks that this still fits: it may come from another build, another machine, another day, or a text editor.
     ///
     /// What the engine would do with it is decided again, from the files themselves, and must come out the same on the

@@ -53,13 +53,23 @@ pub(super) enum Report {
     Unload,
     /// There is a request, or the owner wants it loaded: the stage says so.
     Load,
+    /// It is to fail for good, for a reason that it does not know itself.
+    GiveUp(Status, String),
     Stop,
 }
 
-pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
+/// When the model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    Now,
+    /// When it is asked for: `Report::Load`.
+    Later,
+}
+
+pub(super) fn start(shared: &Arc<Shared>, load: Load) -> Result<()> {
     let control = {
         let shared = shared.clone();
-        move || Control::new(shared).run()
+        move || Control::new(shared, load).run()
     };
     let done = {
         let shared = shared.clone();
@@ -67,9 +77,8 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<()> {
             Ok(()) => shared.set_stage(Stage::Stopped),
             Err(death) => {
                 let message = format!("the supervisor's own thread died (please report it): {death}");
-                shared.close_queue(Status::Internal, &message);
+                shared.fail(Status::Internal, &message);
                 shared.workers.iter().for_each(|w| fail_all(w.take_jobs(), Status::Internal, &message));
-                shared.set_stage(Stage::Failed(Status::Internal, message));
             }
         }
     };
@@ -117,7 +126,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<Shared>, load: Load) -> Self {
         let policy = new_policy(&shared);
         let workers: Vec<_> = shared.workers.iter().map(|_| None).collect();
         let condemned = vec![false; workers.len()];
@@ -136,12 +145,14 @@ impl Control {
             load_began: now,
             stopping: false,
             was_ready: false,
-            unload: Unload::new(now),
+            unload: Unload::new(now, load),
         }
     }
 
     fn run(mut self) {
-        self.start_loader();
+        if !self.unload.is_under_way() {
+            self.start_loader();
+        }
         loop {
             self.shared.control_turned();
             if self.stopping && self.loader.is_none() && self.workers.iter().all(Option::is_none) {
@@ -169,6 +180,10 @@ impl Control {
                 Ok(Report::ResetBreaker) => self.reset_breaker(),
                 Ok(Report::Unload) => self.begin_unload(),
                 Ok(Report::Load) => self.load_again(),
+                Ok(Report::GiveUp(status, message)) => {
+                    self.shared.workers.iter().for_each(|w| fail_all(w.take_jobs(), status, &message));
+                    self.give_up(status, message);
+                }
                 Ok(Report::Stop) | Err(RecvTimeoutError::Disconnected) => self.stopping = true,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -229,7 +244,7 @@ impl Control {
             Ok(Err(e)) => self.give_up(e.status(), e.to_string()),
             Err(death) => {
                 if reason(&death) == CrashReason::Signal {
-                    self.shared.set_tainted();
+                    self.shared.common.set_tainted();
                 }
                 let status = match (&death, self.shared.load_is_cancelled()) {
                     (_, true) => Status::Cancelled,
@@ -334,11 +349,11 @@ impl Control {
         // After a memory fault nobody knows what was written to before.
         let taints = fault.reason == CrashReason::Signal;
         if taints {
-            self.shared.set_tainted();
+            self.shared.common.set_tainted();
         }
         let reason = fault.reason.name();
         log_worker!(error, self, i, reason, last_error = %fault, "worker failed");
-        state.crashed(Crash { reason: fault.reason, message: fault.message, at_ms: self.shared.telemetry.uptime_ms() });
+        state.crashed(Crash { reason: fault.reason, message: fault.message, at_ms: self.shared.common.counts.uptime_ms() });
         let stops = taints && self.shared.config.taint == TaintPolicy::Stop;
         match self.stopping || stops || !self.was_ready {
             true => fail_all(state.take_jobs(), Status::WorkerReset, &message),
@@ -466,8 +481,7 @@ impl Control {
     fn give_up(&mut self, status: Status, message: String) {
         let pool_id = &self.shared.telemetry.identity.pool_id;
         tracing::error!(pool_id, %status, last_error = message, "supervisor failed");
-        self.shared.close_queue(status, &message);
-        self.shared.set_stage(Stage::Failed(status, message));
+        self.shared.fail(status, &message);
         self.model = None;
     }
 }

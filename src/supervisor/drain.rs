@@ -1,7 +1,8 @@
 //! Ending in order: nothing new comes in, what is there finishes, and a deadline ends what does not.
 
 use super::gate::Entry;
-use super::shared::{Shared, Stop};
+use super::pool::Pool;
+use super::shared::Stop;
 use crate::error::{Error, Result};
 use crate::isolation::thread;
 use crate::status::Status;
@@ -38,20 +39,23 @@ pub(super) fn check_may_wait(call: &str) -> Result<()> {
     )))
 }
 
-impl Shared {
+impl Pool {
     pub(super) fn drain(&self, timeout: Option<Duration>) -> Result<DrainReport> {
         self.check_process()?;
         check_may_wait("drain")?;
-        let pool_id = &self.telemetry.identity.pool_id;
-        let failed = || self.telemetry.failed.get(Status::Draining);
+        let counts = &self.common.counts;
+        let failed = || counts.failed.get(Status::Draining);
         let began = self.drain_began.get_or_init(|| Began { at: Instant::now(), failed_before: failed() });
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        if self.gate.narrow(Entry::Draining) {
-            self.queue.drain();
-            let (queue_depth, leases) = (self.queue.depths().total(), self.gate.look().1);
+        if self.common.gate.narrow(Entry::Draining) {
+            // Whoever is put in its place afterwards sees that the gate is not open any more.
+            let current = self.runs.lock().current.clone();
+            current.queue.drain();
+            let pool_id = &current.telemetry.identity.pool_id;
+            let (queue_depth, leases) = (current.queue.depths().total(), self.common.gate.look().1);
             tracing::info!(pool_id, queue_depth, leases, timeout_ms = ?timeout.map(|t| t.as_millis()), "drain begins");
         }
-        let left = self.gate.wait_empty(deadline, || self.telemetry.running());
+        let left = self.common.gate.wait_empty(deadline, || counts.running());
         self.stop(Stop::Drained);
         // Not under a lock around `stop`, which runs the host's wakers. Those who waited as well see the same report.
         Ok(*self.drained.get_or_init(|| {
@@ -62,7 +66,7 @@ impl Shared {
                 leases_left: left.leases,
                 requests_failed,
             };
-            tracing::info!(pool_id, ?report, "drained");
+            tracing::info!(pool_id = self.current().telemetry.identity.pool_id, ?report, "drained");
             report
         }))
     }

@@ -1,20 +1,21 @@
 //! Stopping at process exit: workers must not decode while native statics are being destroyed.
 
-use super::shared::{Shared, Stop};
+use super::pool::Pool;
+use super::shared::Stop;
 use crate::isolation::thread;
 use parking_lot::Mutex;
 use std::sync::{Arc, Once, Weak};
 
-static RUNNING: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+static RUNNING: Mutex<Vec<Weak<Pool>>> = Mutex::new(Vec::new());
 
-/// Has `shared` stopped at exit, unless it is gone by then. The exit handler is registered with the first supervisor,
+/// Has `pool` stopped at exit, unless it is gone by then. The exit handler is registered with the first supervisor,
 /// never by loading the library.
-pub(super) fn watch(shared: &Arc<Shared>) {
+pub(super) fn watch(pool: &Arc<Pool>) {
     static REGISTER: Once = Once::new();
     REGISTER.call_once(|| thread::at_exit(stop_all));
     let mut running = RUNNING.lock();
     running.retain(|other| other.strong_count() > 0);
-    running.push(Arc::downgrade(shared));
+    running.push(Arc::downgrade(pool));
 }
 
 extern "C" fn stop_all() {
@@ -22,10 +23,10 @@ extern "C" fn stop_all() {
     let Some(mut running) = RUNNING.try_lock() else { return };
     let supervisors = std::mem::take(&mut *running);
     drop(running);
-    for shared in supervisors.iter().filter_map(Weak::upgrade) {
-        if shared.check_process().is_ok() {
+    for pool in supervisors.iter().filter_map(Weak::upgrade) {
+        if pool.check_process().is_ok() {
             // Nothing may unwind into C.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.stop(Stop::Asked)));
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.stop(Stop::Asked)));
         }
     }
 }

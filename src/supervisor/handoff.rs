@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Number of the serialized form.
-const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 1;
 
 /// What is ready: made when a worker has decoded its first token, and anew when one does so after a restart. It says what
 /// was ready then; [`health`](super::Supervisor::health) says what is.
@@ -82,10 +82,15 @@ impl HandoffRecord {
         serde_json::to_string(self).expect("plain data")
     }
 
-    /// Name of its file. The number is behind the last `-`, so no other pool and replica has the same.
-    fn file_name(engine: &PreparedEngine) -> String {
-        format!("llamapen-{}-{}.json", engine.pool_id(), engine.replica_id())
+    /// Name of its file.
+    pub(super) fn file_name(&self) -> String {
+        file_name(&self.pool_id, self.replica_id)
     }
+}
+
+/// The number is behind the last `-`, so no other pool and replica has the same.
+fn file_name(pool_id: &str, replica_id: u32) -> String {
+    format!("llamapen-{pool_id}-{replica_id}.json")
 }
 
 /// Keeps the record, and its file.
@@ -94,9 +99,10 @@ pub(super) struct Handoff {
     file: Option<Mutex<File>>,
 }
 
-#[derive(Default)]
 struct Kept {
     record: Option<HandoffRecord>,
+    /// Whether there is a file of it.
+    shown: bool,
     over: bool,
 }
 
@@ -107,19 +113,20 @@ struct File {
 }
 
 impl Handoff {
-    pub(super) fn new(engine: &PreparedEngine, dir: Option<&Path>) -> Result<Self> {
+    /// `shown`: it is what others are to bind to from the beginning, not only once it has taken another one's place.
+    pub(super) fn new(engine: &PreparedEngine, dir: Option<&Path>, shown: bool) -> Result<Self> {
         let place = |dir: &Path| {
             // Absolute: the host may change its working directory.
             let found = std::path::absolute(dir).and_then(|dir| Ok((std::fs::metadata(&dir)?.is_dir(), dir)));
             match found {
-                Ok((true, dir)) => Ok(dir.join(HandoffRecord::file_name(engine))),
+                Ok((true, dir)) => Ok(dir.join(file_name(engine.pool_id(), engine.replica_id()))),
                 Ok((false, _)) => Err(Error::invalid("handoff_dir", format!("{} is no directory", dir.display()))),
                 Err(e) => Err(Error::invalid("handoff_dir", format!("{}: {e}", dir.display()))),
             }
         };
         let path = dir.map(place).transpose()?;
         let file = path.map(|path| Mutex::new(File { path, written: None }));
-        Ok(Self { kept: Mutex::default(), file })
+        Ok(Self { kept: Mutex::new(Kept { record: None, shown, over: false }), file })
     }
 
     pub(super) fn record(&self) -> Option<HandoffRecord> {
@@ -127,25 +134,44 @@ impl Handoff {
     }
 
     fn set(&self, record: HandoffRecord) -> std::io::Result<()> {
+        self.change(|kept| kept.record = Some(record))
+    }
+
+    fn show(&self) -> std::io::Result<()> {
+        self.change(|kept| kept.shown = true)
+    }
+
+    /// Changes what is kept, and writes the file if there is to be one.
+    fn change(&self, change: impl FnOnce(&mut Kept)) -> std::io::Result<()> {
         // First, so that none is written after the end.
         let mut file = self.file.as_ref().map(Mutex::lock);
-        let text = record.to_json();
-        {
+        let text = {
             let mut kept = self.kept.lock();
             if kept.over {
                 return Ok(());
             }
-            kept.record = Some(record);
-        }
-        let Some(file) = &mut file else { return Ok(()) };
+            change(&mut kept);
+            kept.record.as_ref().filter(|_| kept.shown).map(HandoffRecord::to_json)
+        };
+        let (Some(file), Some(text)) = (&mut file, text) else { return Ok(()) };
         write(&file.path, &text)?;
         file.written = Some(text);
         Ok(())
     }
 
-    /// Nothing is ready any more. Removes the file, unless somebody else has put another one in its place.
+    /// Nothing is ready, until `show`.
+    pub(super) fn withdraw(&self) {
+        self.remove(|kept| (kept.record, kept.shown) = (None, false));
+    }
+
+    /// Nothing is ready any more.
     pub(super) fn end(&self) {
-        *self.kept.lock() = Kept { record: None, over: true };
+        self.remove(|kept| (kept.record, kept.over) = (None, true));
+    }
+
+    /// Removes the file, unless somebody else has put another one in its place.
+    fn remove(&self, change: impl FnOnce(&mut Kept)) {
+        change(&mut self.kept.lock());
         let Some(file) = &self.file else { return };
         let mut file = file.lock();
         if let Some(written) = file.written.take()
@@ -169,7 +195,16 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
 impl Shared {
     /// A worker became ready. A file that cannot be written is no reason not to run.
     pub(super) fn hand_off(&self, worker: usize) {
-        if let Err(error) = self.handoff.set(HandoffRecord::new(&self.prepared, worker)) {
+        self.written(self.handoff.set(HandoffRecord::new(&self.prepared, worker)));
+    }
+
+    /// It has taken its place: what is known to be ready is shown, or will be.
+    pub(super) fn show_handoff(&self) {
+        self.written(self.handoff.show());
+    }
+
+    fn written(&self, result: std::io::Result<()>) {
+        if let Err(error) = result {
             let message = format!("handoff_dir: the record could not be written: {error}");
             tracing::warn!(pool_id = self.telemetry.identity.pool_id, last_error = message, "no handoff file");
             self.set_last_error(Status::InvalidParams, message);

@@ -55,6 +55,8 @@ pub struct Health {
     /// Bytes of snapshots that running requests have, see
     /// [`SupervisorConfig::snapshot_bytes`](crate::SupervisorConfig::snapshot_bytes).
     pub snapshot_bytes: u64,
+    /// A [reload](crate::Supervisor::reload) is in progress. All else is of the engine that requests go to.
+    pub reloading: bool,
     /// One entry per worker.
     pub workers: Vec<WorkerHealth>,
     /// What went wrong last.

@@ -1,7 +1,7 @@
 //! [`Lease`]: a promise to a session that the pool stays while it lasts.
 
 use super::gate::Entry;
-use super::shared::Shared;
+use super::pool::Pool;
 use crate::error::{Rejected, Result};
 use crate::request::Request;
 use crate::status::Status;
@@ -12,19 +12,19 @@ use std::sync::Arc;
 /// [`drain`](super::Supervisor::drain) waits for it, until the drain's deadline, and [`submit`](Self::submit) goes on being
 /// accepted meanwhile. It holds no slot and no place in the queue, and requests need none.
 ///
-/// Dropping it gives it back. It may outlive its supervisor.
+/// Dropping it gives it back. It may outlive its supervisor, and stays over a [reload](super::Supervisor::reload).
 #[must_use = "dropping a lease gives it back"]
 pub struct Lease {
-    shared: Arc<Shared>,
+    pool: Arc<Pool>,
 }
 
 impl Lease {
-    pub(super) fn new(shared: &Arc<Shared>) -> Result<Self> {
-        shared.check_process()?;
-        match shared.gate.enter() {
-            Ok(()) => Ok(Self { shared: shared.clone() }),
+    pub(super) fn new(pool: &Arc<Pool>) -> Result<Self> {
+        pool.check_process()?;
+        match pool.common.gate.enter() {
+            Ok(()) => Ok(Self { pool: pool.clone() }),
             Err(Entry::Draining) => Err(draining().into()),
-            Err(_) => Err(shared.unavailable()),
+            Err(_) => Err(pool.current().unavailable()),
         }
     }
 
@@ -33,26 +33,15 @@ impl Lease {
     /// # Errors
     /// As there.
     pub fn submit(&self, request: Request) -> Result<TokenStream> {
-        self.shared.submit(request, true)
-    }
-}
-
-impl Shared {
-    /// Refuses while it drains, and once it is stopped or gave up.
-    pub(super) fn check_open(&self) -> Result<()> {
-        match self.gate.look().0 {
-            Entry::Open => Ok(()),
-            Entry::Draining => Err(draining().into()),
-            Entry::Closed => Err(self.unavailable()),
-        }
+        self.pool.submit(request, true)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         // In a forked child the lock may be held, for ever, by a thread that does not exist there.
-        if self.shared.check_process().is_ok() {
-            self.shared.gate.leave();
+        if self.pool.check_process().is_ok() {
+            self.pool.common.gate.leave();
         }
     }
 }

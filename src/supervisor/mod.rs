@@ -2,6 +2,7 @@
 
 mod admission;
 mod blame;
+mod common;
 mod control;
 mod deadline;
 mod drain;
@@ -13,8 +14,10 @@ mod handoff;
 mod health;
 mod lease;
 mod policy;
+mod pool;
 mod quarantine;
 mod queue;
+mod reload;
 mod retry;
 mod shared;
 mod submit;
@@ -29,6 +32,7 @@ pub use health::{Health, QueueDepths, State, WorkerHealth};
 pub use lease::Lease;
 pub use policy::BreakerState;
 pub(crate) use queue::{Popped, Queue};
+pub use reload::ReloadReport;
 
 use crate::config::SupervisorConfig;
 use crate::error::Result;
@@ -38,15 +42,16 @@ use crate::request::Request;
 use crate::stream::TokenStream;
 use crate::telemetry::Metrics;
 use drain::check_may_wait;
-use shared::{Shared, Stop};
+use pool::Pool;
+use shared::Stop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Owns the workers, their queue and their restarts. One per [`PreparedEngine`].
+/// Owns the workers, their queue and their restarts. It runs one [`PreparedEngine`], until it is given another one.
 ///
 /// All methods may be called from any thread. Dropping it stops it: streams still running end with `Draining`.
 pub struct Supervisor {
-    shared: Arc<Shared>,
+    pool: Arc<Pool>,
 }
 
 impl Supervisor {
@@ -63,10 +68,7 @@ impl Supervisor {
         {
             tracing::warn!(pool_id = engine.pool_id(), why, "faults of the engine are not contained");
         }
-        let shared = Arc::new(Shared::new(engine, config)?);
-        exit::watch(&shared);
-        control::start(&shared)?;
-        Ok(Self { shared })
+        Ok(Self { pool: Pool::start(engine, config)? })
     }
 
     /// Waits until a worker is ready: true, or false when `timeout` passed first. `None` waits without limit. A state that
@@ -75,14 +77,14 @@ impl Supervisor {
     /// # Errors
     /// What made the start fail (`LoadFailed`, `OutOfMemory`, `Cancelled`), or `PoolUnavailable` once stopped.
     pub fn wait_ready(&self, timeout: Option<Duration>) -> Result<bool> {
-        self.shared.check_process()?;
-        self.shared.wait_ready(timeout.and_then(|t| Instant::now().checked_add(t)))
+        self.pool.check_process()?;
+        self.pool.wait_ready(timeout.and_then(|t| Instant::now().checked_add(t)))
     }
 
     /// Ends a load that is in progress; the supervisor then is `Failed` with `Cancelled`. Without one, does nothing.
     pub fn cancel_load(&self) -> Result<()> {
-        self.shared.check_process()?;
-        self.shared.cancel_load();
+        self.pool.check_process()?;
+        self.pool.cancel_load();
         Ok(())
     }
 
@@ -92,20 +94,20 @@ impl Supervisor {
     /// # Errors
     /// `PoolUnavailable` if it was stopped, or failed for good.
     pub fn reset_breaker(&self) -> Result<()> {
-        self.shared.check_process()?;
-        self.shared.reset_circuit()
+        self.pool.check_process()?;
+        self.pool.ask(|run| run.reset_circuit())
     }
 
     /// A look at state, progress, queue and workers. Waits for no decode.
     pub fn health(&self) -> Result<Health> {
-        self.shared.check_process()?;
-        Ok(self.shared.health())
+        self.pool.check_process()?;
+        Ok(self.pool.health())
     }
 
     /// What was counted since the start: requests, tokens, times. Waits for no decode.
     pub fn metrics(&self) -> Result<Metrics> {
-        self.shared.check_process()?;
-        Ok(Metrics::new(&self.shared.telemetry, self.shared.health()))
+        self.pool.check_process()?;
+        Ok(self.pool.metrics())
     }
 
     /// Queues a request. What is known to be wrong with it is an error here; after `Ok` its stream ends with exactly
@@ -115,8 +117,8 @@ impl Supervisor {
     /// `InvalidParams`, or a [`Rejected`](crate::Rejected): `ContextOverflow`, `QueueFull`, `Draining`, `PoolUnavailable`
     /// (with policy `breaker` and retriable while the circuit is open).
     pub fn submit(&self, request: Request) -> Result<TokenStream> {
-        self.shared.check_process()?;
-        self.shared.submit(request, false)
+        self.pool.check_process()?;
+        self.pool.submit(request, false)
     }
 
     /// A lease: until it is given back, a drain waits for it. For a session or a connection that will submit several
@@ -126,7 +128,7 @@ impl Supervisor {
     /// A [`Rejected`](crate::Rejected) with `Draining` while the supervisor drains; `PoolUnavailable` once it is stopped or
     /// gave up.
     pub fn lease(&self) -> Result<Lease> {
-        Lease::new(&self.shared)
+        Lease::new(&self.pool)
     }
 
     /// Ends in order: from now on neither leases nor requests are taken, except requests of those who have a lease; what
@@ -139,7 +141,35 @@ impl Supervisor {
     /// # Errors
     /// `Unsupported` on one of llamapen's own threads, where a waker or a log subscriber is called: it would wait for itself.
     pub fn drain(&self, timeout: Option<Duration>) -> Result<DrainReport> {
-        self.shared.drain(timeout)
+        self.pool.drain(timeout)
+    }
+
+    /// Puts another engine in the place of the one that runs. Returns when it runs, and the old one is gone; nobody's request
+    /// is lost on the way. One that would run the same files in the same way changes nothing.
+    ///
+    /// Where memory allows, the new engine is loaded beside the old one, which serves until the new one has decoded a token.
+    /// Then requests go to the new one, and the old one finishes what it has accepted. Does the new one fail, or is it
+    /// not ready in time, the old one goes on as if nothing had happened.
+    ///
+    /// Where it does not, the old one finishes first and gives its memory back. Requests that come meanwhile must be such as
+    /// both engines would accept, and wait, with their limits, for whichever comes up: if the new one does not, the old one is
+    /// loaded again, and is ready when this returns with the error.
+    ///
+    /// `timeout` (`None`: no limit) is for each of two steps: for the new engine to become ready, and for the old one to finish;
+    /// what it still has then ends with `Draining`.
+    ///
+    /// Leases stay, and so do the counts of requests in the [`metrics`](Self::metrics); those of workers begin anew. The
+    /// [handoff record](Self::handoff) is the new engine's as soon as requests go to it. [`drain`](Self::drain) and
+    /// [`stop`](Self::stop) end a reload: the old engine is not replaced any more, unless its memory was given back already.
+    ///
+    /// # Errors
+    /// `StaleEngine` as for [`start`](Self::start), and `InvalidParams` if the `handoff_dir` is gone: nothing was done. `Busy`
+    /// while another reload is in progress; a [`Rejected`](crate::Rejected) with `Draining` while it drains; `PoolUnavailable` if it
+    /// was stopped, or failed for good; `Unsupported` on one of llamapen's own threads. What made the new engine fail
+    /// (`LoadFailed`, `OutOfMemory`, `Cancelled` by [`cancel_load`](Self::cancel_load)), or `PoolUnready` if it was not ready in
+    /// time: the message says that the old one runs, or why it does not.
+    pub fn reload(&self, engine: PreparedEngine, timeout: Option<Duration>) -> Result<ReloadReport> {
+        self.pool.reload(engine, timeout)
     }
 
     /// Gives memory back: weights and contexts are freed as soon as no request waits or runs. Takes nothing from anybody:
@@ -154,10 +184,11 @@ impl Supervisor {
     /// A [`Rejected`](crate::Rejected) with `Draining` while it drains; `PoolUnavailable` if it was stopped, or failed for good;
     /// `Unsupported` on one of llamapen's own threads: it would wait for itself.
     pub fn unload(&self, timeout: Option<Duration>) -> Result<bool> {
-        self.shared.check_process()?;
+        self.pool.check_process()?;
         check_may_wait("unload")?;
-        self.shared.check_open()?;
-        self.shared.unload(timeout.and_then(|t| Instant::now().checked_add(t)))
+        self.pool.check_open()?;
+        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
+        self.pool.ask(|run| run.unload(deadline))
     }
 
     /// Begins to load again what was unloaded, and returns at once; [`wait_ready`](Self::wait_ready) waits. Does nothing if it
@@ -167,28 +198,28 @@ impl Supervisor {
     /// # Errors
     /// A [`Rejected`](crate::Rejected) with `Draining` while it drains; `PoolUnavailable` if it was stopped, or failed for good.
     pub fn wake(&self) -> Result<()> {
-        self.shared.check_process()?;
-        self.shared.check_open()?;
-        self.shared.wake()
+        self.pool.check_process()?;
+        self.pool.check_open()?;
+        self.pool.ask(|run| run.wake())
     }
 
     /// What is ready, for those who are to bind to it: made when a worker becomes ready, before [`wait_ready`](Self::wait_ready)
     /// returns. `None` until then, and once it was stopped or gave up.
     pub fn handoff(&self) -> Result<Option<HandoffRecord>> {
-        self.shared.check_process()?;
-        Ok(self.shared.handoff.record())
+        self.pool.check_process()?;
+        Ok(self.pool.current().handoff.record())
     }
 
-    /// The engine it runs.
+    /// The engine it runs; during a [`reload`](Self::reload) the one that requests go to.
     #[must_use]
-    pub fn engine(&self) -> &PreparedEngine {
-        &self.shared.prepared
+    pub fn engine(&self) -> Arc<PreparedEngine> {
+        self.pool.current().prepared.clone()
     }
 
     /// Ends all requests with `Draining`, stops all threads and frees the model. Returns when that is done. Idempotent.
     pub fn stop(&self) -> Result<()> {
-        self.shared.check_process()?;
-        self.shared.stop(Stop::Asked);
+        self.pool.check_process()?;
+        self.pool.stop(Stop::Asked);
         Ok(())
     }
 }

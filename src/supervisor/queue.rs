@@ -31,6 +31,8 @@ struct Inner {
     entry: Entry,
     /// Requests come in and wait, and workers are sent home.
     held: bool,
+    /// Requests go to another engine's.
+    moved: bool,
 }
 
 /// What a worker got from the queue.
@@ -42,6 +44,8 @@ pub(crate) enum Popped {
 }
 
 pub(crate) enum PushError {
+    /// To be pushed where requests go now.
+    Moved,
     Full(usize),
     Draining,
     Closed,
@@ -50,7 +54,8 @@ pub(crate) enum PushError {
 impl Queue {
     pub(crate) fn new(capacity: u32, when_full: QueueFullPolicy) -> Self {
         let capacity = capacity as usize;
-        let inner = Inner { again: VecDeque::new(), waiting: Order::new(capacity), entry: Entry::Open, held: false };
+        let inner =
+            Inner { again: VecDeque::new(), waiting: Order::new(capacity), entry: Entry::Open, held: false, moved: false };
         Self { capacity, when_full, inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
@@ -58,6 +63,8 @@ impl Queue {
     pub(crate) fn push(&self, job: Arc<Job>, leased: bool) -> Result<Option<Arc<Job>>, PushError> {
         let mut inner = self.inner.lock();
         match inner.entry {
+            // Also when it is closed: the supervisor goes on.
+            _ if inner.moved => return Err(PushError::Moved),
             Entry::Closed => return Err(PushError::Closed),
             Entry::Draining if !leased => return Err(PushError::Draining),
             Entry::Open | Entry::Draining => {}
@@ -134,6 +141,43 @@ impl Queue {
         inner.held
     }
 
+    /// Sends the workers home whatever waits.
+    pub(super) fn hold(&self) {
+        self.inner.lock().held = true;
+        self.changed.notify_all();
+    }
+
+    /// From now on requests go elsewhere. Workers take what waits.
+    pub(super) fn move_on(&self) {
+        self.inner.lock().moved = true;
+    }
+
+    /// The same, and gives what waits, in the order of each class.
+    pub(super) fn move_out(&self) -> Vec<Arc<Job>> {
+        let mut inner = self.inner.lock();
+        inner.moved = true;
+        inner.take()
+    }
+
+    /// Takes all that waits.
+    pub(super) fn take(&self) -> Vec<Arc<Job>> {
+        self.inner.lock().take()
+    }
+
+    /// Requests come here again, those that waited elsewhere first.
+    pub(super) fn move_in(&self, jobs: Vec<Arc<Job>>) {
+        let mut inner = self.inner.lock();
+        inner.moved = false;
+        for job in jobs {
+            // One that was cancelled on the way would find nobody to leave.
+            if !job.events.is_closed() {
+                let position = u32::try_from(inner.waiting.position(job.request.priority)).unwrap_or(u32::MAX);
+                inner.waiting.push(job.request.priority, (job, position));
+            }
+        }
+        self.changed.notify_all();
+    }
+
     /// Workers may take what waits again.
     pub(super) fn release(&self) {
         self.inner.lock().held = false;
@@ -150,7 +194,13 @@ impl Queue {
         let mut inner = self.inner.lock();
         inner.entry = Entry::Closed;
         self.changed.notify_all();
-        let Inner { again, waiting, .. } = &mut *inner;
+        inner.take()
+    }
+}
+
+impl Inner {
+    fn take(&mut self) -> Vec<Arc<Job>> {
+        let Self { again, waiting, .. } = self;
         again.drain(..).chain(waiting.drain().map(|(job, _)| job)).collect()
     }
 }
@@ -163,7 +213,7 @@ mod tests {
     use crate::telemetry::Telemetry;
 
     fn job(queue: &Arc<Queue>, id: u64) -> Arc<Job> {
-        let telemetry = Arc::new(Telemetry::new(Default::default(), 1));
+        let telemetry = Arc::new(Telemetry::new(Default::default(), 1, Arc::default()));
         Arc::new(Job::new(id, Request::prompt("a"), None, Arc::downgrade(queue), telemetry))
     }
 

@@ -1,8 +1,8 @@
-//! What the owner's handle, the control thread and the workers share.
+//! What the owner's handle, the control thread and the workers of one engine share.
 
+use super::common::Common;
 use super::control::Report;
-use super::drain::{Began, DrainReport};
-use super::gate::{Entry, Gate};
+use super::gate::Entry;
 use super::handoff::Handoff;
 use super::health::{Health, State, WorkerHealth};
 use super::quarantine::Quarantine;
@@ -14,18 +14,20 @@ use crate::heartbeat::Heartbeat;
 use crate::isolation::{handlers_installed, thread};
 use crate::job::Job;
 use crate::prepare::PreparedEngine;
-use crate::process::Process;
 use crate::status::Status;
 use crate::telemetry::Telemetry;
 use crate::worker::{SnapshotPolicy, WorkerState};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Why requests end with `Draining`.
 pub(super) const STOPPED: &str = "the supervisor was stopped";
+
+/// The same after a reload.
+pub(super) const REPLACED: &str = "the supervisor was reloaded, and this had not ended by the deadline";
 
 /// Why it stops.
 #[derive(Clone, Copy)]
@@ -34,6 +36,19 @@ pub(super) enum Stop {
     Asked,
     /// After a drain; what is left did not end by itself.
     Drained,
+    /// Another engine has its place, or keeps it.
+    Replaced,
+}
+
+/// What becomes of an engine that fails for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Requests come to it: the supervisor has failed with it.
+    Current,
+    /// To take another one's place once it is ready: what waits is kept, for whoever comes up.
+    Trial,
+    /// Another one has its place: what it has ends with it, nothing more.
+    Retired,
 }
 
 /// The control loop turns twice a second; a process that was starved of its cores may be late.
@@ -48,12 +63,12 @@ pub(super) struct Shared {
     pub reports: Receiver<Report>,
     pub control: Mutex<Option<thread::Handle>>,
     pub telemetry: Arc<Telemetry>,
-    pub gate: Gate,
     pub handoff: Handoff,
     pub snapshots: Arc<SnapshotPolicy>,
     pub quarantine: Mutex<Quarantine>,
-    pub drain_began: OnceLock<Began>,
-    pub drained: OnceLock<DrainReport>,
+    pub common: Arc<Common>,
+    /// While it is on trial: the engine that would run its requests if it failed.
+    pub rival: Mutex<Option<Arc<PreparedEngine>>>,
     stopping: AtomicBool,
     pub(super) load_cancelled: AtomicBool,
     pub(super) load_progress: AtomicU32,
@@ -61,14 +76,12 @@ pub(super) struct Shared {
     pub(super) phase: Mutex<Phase>,
     pub(super) phase_changed: Condvar,
     turns: Heartbeat,
-    last_id: AtomicU64,
-    tainted: AtomicBool,
-    process: Process,
 }
 
 /// What is decided once, apart from what the workers say.
 pub(super) struct Phase {
     pub stage: Stage,
+    pub role: Role,
     last_error: Option<(Status, String)>,
     circuit: Option<Circuit>,
     /// A reset was asked for and is not done: until then nothing opens the circuit.
@@ -97,19 +110,23 @@ pub(super) enum Stage {
 }
 
 impl Shared {
-    pub(super) fn new(prepared: PreparedEngine, config: SupervisorConfig) -> Result<Self> {
+    pub(super) fn new(
+        prepared: PreparedEngine,
+        config: SupervisorConfig,
+        common: &Arc<Common>,
+        role: Role,
+    ) -> Result<Self> {
         let (to_control, reports) = crossbeam_channel::unbounded();
-        let telemetry = Arc::new(Telemetry::of(&prepared));
+        let telemetry = Arc::new(Telemetry::of(&prepared, &common.counts));
         Ok(Self {
             queue: Arc::new(Queue::new(config.queue_capacity, config.queue_full)),
             workers: telemetry.workers.iter().map(|counters| Arc::new(WorkerState::new(counters.clone()))).collect(),
             telemetry,
-            gate: Gate::new(),
-            handoff: Handoff::new(&prepared, config.handoff_dir.as_deref())?,
             snapshots: Arc::new(SnapshotPolicy::new(config.snapshot_tokens, config.snapshot_bytes)),
             quarantine: Mutex::default(),
-            drain_began: OnceLock::new(),
-            drained: OnceLock::new(),
+            handoff: Handoff::new(&prepared, config.handoff_dir.as_deref(), role == Role::Current)?,
+            common: common.clone(),
+            rival: Mutex::new(None),
             prepared: Arc::new(prepared),
             config,
             to_control,
@@ -121,6 +138,7 @@ impl Shared {
             load_turns: Heartbeat::new(),
             phase: Mutex::new(Phase {
                 stage: Stage::Starting,
+                role,
                 last_error: None,
                 circuit: None,
                 resetting: false,
@@ -128,18 +146,11 @@ impl Shared {
             }),
             phase_changed: Condvar::new(),
             turns: Heartbeat::new(),
-            last_id: AtomicU64::new(0),
-            tainted: AtomicBool::new(false),
-            process: Process::current(),
         })
     }
 
-    pub(super) fn check_process(&self) -> Result<()> {
-        self.process.check()
-    }
-
-    pub(super) fn next_id(&self) -> u64 {
-        self.last_id.fetch_add(1, Ordering::Relaxed)
+    pub(super) fn role(&self) -> Role {
+        self.phase.lock().role
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -171,10 +182,6 @@ impl Shared {
         }
     }
 
-    pub(super) fn set_tainted(&self) {
-        self.tainted.store(true, Ordering::Relaxed);
-    }
-
     pub(super) fn cancel_load(&self) {
         let phase = self.phase.lock();
         // Not for the next load.
@@ -189,9 +196,6 @@ impl Shared {
 
     pub(super) fn set_stage(&self, stage: Stage) {
         let mut phase = self.phase.lock();
-        if let Stage::Failed(status, message) = &stage {
-            phase.last_error = Some((*status, message.clone()));
-        }
         phase.stage = stage;
         self.phase_changed.notify_all();
     }
@@ -291,14 +295,19 @@ impl Shared {
     pub(super) fn health(&self) -> Health {
         let (stage, last_error, open) = {
             let phase = self.phase.lock();
-            (phase.stage.clone(), phase.last_error.clone(), phase.circuit.is_some())
+            let stage = match (&phase.stage, phase.role) {
+                // Another one comes up soon.
+                (Stage::Failed(..) | Stage::Stopped, Role::Trial) => Stage::Starting,
+                (stage, _) => stage.clone(),
+            };
+            (stage, phase.last_error.clone(), phase.circuit.is_some())
         };
         let (last_error_status, last_error) = last_error.unzip();
         let ready = match stage {
             Stage::Running => self.ready_workers(),
             _ => 0,
         };
-        let (entry, leases) = self.gate.look();
+        let (entry, leases) = self.common.gate.look();
         let state = match stage {
             Stage::Failed(..) => State::Failed,
             Stage::Stopped => State::Stopped,
@@ -324,7 +333,8 @@ impl Shared {
             workers: self.workers.iter().map(|w| self.worker_health(w)).collect(),
             last_error_status,
             last_error,
-            tainted: self.tainted.load(Ordering::Relaxed),
+            reloading: false,
+            tainted: self.common.is_tainted(),
             contains_faults: handlers_installed(),
         }
     }
@@ -346,20 +356,83 @@ impl Shared {
         }
     }
 
-    /// Takes no more requests and ends the waiting ones.
-    pub(super) fn close_queue(&self, status: Status, message: &str) {
-        self.gate.narrow(Entry::Closed);
+    /// It has failed for good.
+    pub(super) fn fail(&self, status: Status, message: &str) {
         self.handoff.end();
-        fail_all(self.queue.close(), status, message);
+        let waiting = {
+            // Together under its lock: who hears of the failure finds the queue closed, and a trial is decided one way.
+            let mut phase = self.phase.lock();
+            phase.last_error = Some((status, message.into()));
+            phase.stage = Stage::Failed(status, message.into());
+            self.phase_changed.notify_all();
+            self.end_by(phase.role)
+        };
+        fail_all(waiting, status, message);
+    }
+
+    /// Sends the workers home. Gives the requests that wait, unless another engine may run them.
+    fn end_by(&self, role: Role) -> Vec<Arc<Job>> {
+        match role {
+            Role::Trial => {
+                self.queue.hold();
+                return vec![];
+            }
+            Role::Current => drop(self.common.gate.narrow(Entry::Closed)),
+            Role::Retired => {}
+        }
+        self.queue.close()
+    }
+
+    /// Ends its trial. False: it has failed or was stopped.
+    pub(super) fn passes_trial(&self) -> bool {
+        {
+            let mut phase = self.phase.lock();
+            if matches!(phase.stage, Stage::Failed(..) | Stage::Stopped) {
+                return false;
+            }
+            phase.role = Role::Current;
+        }
+        *self.rival.lock() = None;
+        true
+    }
+
+    /// It failed on trial, and there is nothing to go back to: that is the supervisor's failure.
+    pub(super) fn fails_trial(&self) {
+        let failure = {
+            let mut phase = self.phase.lock();
+            phase.role = Role::Current;
+            match &phase.stage {
+                Stage::Failed(status, message) => Some((*status, message.clone(), self.end_by(Role::Current))),
+                _ => None,
+            }
+        };
+        if let Some((status, message, waiting)) = failure {
+            fail_all(waiting, status, &message);
+        }
+    }
+
+    pub(super) fn set_role(&self, role: Role) {
+        self.phase.lock().role = role;
+    }
+
+    /// Whether it has failed for good or stopped.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase.lock().stage, Stage::Failed(..) | Stage::Stopped)
     }
 
     pub(super) fn stop(&self, why: Stop) {
         let message = match why {
             Stop::Asked => STOPPED,
             Stop::Drained => "the supervisor was drained, and this had not ended by the deadline",
+            Stop::Replaced => REPLACED,
         };
         self.stopping.store(true, Ordering::Release);
-        self.close_queue(Status::Draining, message);
+        self.handoff.end();
+        let role = match why {
+            Stop::Replaced => self.role(),
+            Stop::Asked | Stop::Drained => Role::Current,
+        };
+        fail_all(self.end_by(role), Status::Draining, message);
         for worker in &self.workers {
             fail_all(worker.take_jobs(), Status::Draining, message);
             worker.abort();
@@ -389,7 +462,7 @@ mod tests {
 
     fn shared() -> Shared {
         let engine = crate::prepare(&EngineConfig::new(crate::test_model())).unwrap();
-        Shared::new(engine, SupervisorConfig::default()).unwrap()
+        Shared::new(engine, SupervisorConfig::default(), &Arc::new(Common::new()), Role::Current).unwrap()
     }
 
     fn open(after: Duration) -> Option<Circuit> {

@@ -5,34 +5,39 @@ use super::control::Report;
 use super::lease::draining;
 use super::queue::PushError;
 use super::shared::Shared;
-use crate::error::{Rejected, Result};
+use crate::error::{Error, Rejected};
 use crate::event::Failed;
 use crate::job::Job;
 use crate::request::Request;
 use crate::status::Status;
-use crate::stream::TokenStream;
 use crate::telemetry::Trace;
 use std::sync::Arc;
 
-impl Shared {
-    /// `leased`: who submits it has a lease, and is heard while the supervisor drains.
-    pub(super) fn submit(&self, request: Request, leased: bool) -> Result<TokenStream> {
-        self.check_process()?;
-        let queued = self.enqueue(request, leased);
-        if let Err(error) = &queued {
-            let (telemetry, status) = (&self.telemetry, error.status());
-            telemetry.rejected.add(status);
-            tracing::debug!(pool_id = telemetry.identity.pool_id, %status, last_error = %error, "request rejected");
-        }
-        queued.map(TokenStream::new)
-    }
+/// Why a request was not queued.
+pub(super) enum Refused {
+    /// Another engine has taken the place of this one.
+    Moved(Request),
+    For(Error),
+}
 
-    fn enqueue(&self, request: Request, leased: bool) -> Result<Arc<Job>> {
+impl<E: Into<Error>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self::For(error.into())
+    }
+}
+
+impl Shared {
+    pub(super) fn enqueue(&self, request: Request, leased: bool) -> Result<Arc<Job>, Refused> {
         request.validate()?;
         admission::check(&request, &self.prepared)?;
+        // Whoever comes up has to run it.
+        let rival = self.rival.lock().clone();
+        if let Some(rival) = rival {
+            admission::check(&request, &rival)?;
+        }
         self.check_circuit()?;
         self.check_quarantine(&request)?;
-        let (id, seed) = (self.next_id(), self.prepared.seed());
+        let (id, seed) = (self.common.next_id(), self.prepared.seed());
         let (queue, telemetry) = (Arc::downgrade(&self.queue), self.telemetry.clone());
         let job = Arc::new(Job::new(id, request, seed, queue, telemetry));
         self.watch_later(&job);
@@ -44,14 +49,16 @@ impl Shared {
                 // It may have opened since it was checked: nobody else would end this request.
                 self.fail_if_open();
                 self.load_if_unloaded();
-                if !job.limits().is_none() {
-                    let _ = self.to_control.send(Report::Watch(Arc::downgrade(&job)));
-                }
+                self.watch(&job);
                 let queue_depth = self.queue.depths().total();
                 tracing::debug!(parent: job.events.trace(Trace::span), queue_depth, "request accepted");
                 Ok(job)
             }
-            Err(PushError::Closed) => Err(self.unavailable()),
+            Err(PushError::Moved) => match Arc::into_inner(job) {
+                Some(job) => Err(Refused::Moved(job.request)),
+                None => Err(Error::Internal("a refused request is somebody's".into()).into()),
+            },
+            Err(PushError::Closed) => Err(self.unavailable().into()),
             Err(PushError::Draining) => Err(draining().into()),
             Err(PushError::Full(capacity)) => {
                 let message = format!(
@@ -71,6 +78,23 @@ impl Shared {
         let mut failed = Failed::new(Status::QueueFullDropLru, message);
         failed.retry_after_ms = self.telemetry.retry_after_ms(self.queue.depths().total());
         job.fail(failed);
+    }
+
+    /// Has the control thread look at the deadlines of a request that has some.
+    fn watch(&self, job: &Arc<Job>) {
+        if !job.limits().is_none() {
+            let _ = self.to_control.send(Report::Watch(Arc::downgrade(job)));
+        }
+    }
+
+    /// Takes requests that waited for another engine.
+    pub(super) fn adopt(&self, jobs: Vec<Arc<Job>>) {
+        for job in &jobs {
+            job.moves(Arc::downgrade(&self.queue), self.telemetry.clone());
+            self.watch_later(job);
+            self.watch(job);
+        }
+        self.queue.move_in(jobs);
     }
 
     /// Has the control thread look at the deadlines again after the first token, if that can bring one nearer.

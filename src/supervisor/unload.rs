@@ -1,9 +1,10 @@
 //! Giving memory back while nothing runs, and loading again. Requests that come meanwhile wait in the queue.
 
-use super::control::{Control, Report, new_policy};
-use super::shared::{Shared, Stage};
+use super::control::{Control, Load, Report, new_policy};
+use super::shared::{Role, Shared, Stage};
 use crate::error::Result;
 use crate::isolation::thread;
+use crate::native;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,11 @@ impl Shared {
         }
     }
 
+    /// Loads what was to be loaded later.
+    pub(super) fn load_now(&self) {
+        let _ = self.to_control.send(Report::Load);
+    }
+
     /// False: it has stopped or failed. For who queued a request, too: workers are sent home only while none waits.
     pub(super) fn load_if_unloaded(&self) -> bool {
         let mut phase = self.phase.lock();
@@ -67,19 +73,20 @@ impl Shared {
 
 /// Where the control thread stands with it.
 pub(super) struct Unload {
-    /// Workers were sent home, and it is not loaded again.
+    /// Workers were sent home, or never started, and it is not loaded yet.
     under_way: bool,
     /// Somebody wants it loaded as soon as that is done.
     load: bool,
-    /// It was unloaded at least once.
+    /// Files are compared before the next load: it is not the first one, or comes late.
     again: bool,
     /// When a request was seen last, and how many had come by then.
     busy: (Instant, u64),
 }
 
 impl Unload {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { under_way: false, load: false, again: false, busy: (now, 0) }
+    pub(super) fn new(now: Instant, load: Load) -> Self {
+        let later = load == Load::Later;
+        Self { under_way: later, load: false, again: later, busy: (now, 0) }
     }
 
     pub(super) fn is_under_way(&self) -> bool {
@@ -100,7 +107,9 @@ impl Control {
         // Together under its lock: who queues a request afterwards sees the new stage, and has it loaded again.
         let mut phase = self.shared.phase.lock();
         let idle = || self.shared.telemetry.running() == 0;
-        if !matches!(phase.stage, Stage::Running) || !self.shared.queue.hold_if(idle) {
+        // On trial it is to be seen ready first.
+        let may = matches!(phase.stage, Stage::Running) && phase.role != Role::Trial;
+        if !may || !self.shared.queue.hold_if(idle) {
             return;
         }
         phase.stage = Stage::Unloading;
@@ -118,6 +127,7 @@ impl Control {
         }
         self.dead.drain(..).for_each(thread::Handle::join);
         self.model = None;
+        native::return_free_memory();
         for worker in &self.shared.workers {
             worker.unloaded();
         }
@@ -163,12 +173,14 @@ impl Control {
 
     pub(super) fn unload_if_idle(&mut self) {
         let telemetry = &self.shared.telemetry;
-        let (accepted, now) = (telemetry.accepted.get(), Instant::now());
+        let (accepted, now) = (telemetry.came(), Instant::now());
         // What came and went between two looks counts as if it had ended at the second: late, never early.
         if accepted != self.unload.busy.1 || telemetry.running() > 0 || !self.was_ready {
             self.unload.busy = (now, accepted);
         } else if self.unload_at().is_some_and(|at| at <= now) {
             self.begin_unload();
+            // If it could not be, not at once again.
+            self.unload.busy.0 = now;
         }
     }
 }

@@ -44,11 +44,9 @@ impl From<&PreparedEngine> for Identity {
     }
 }
 
-/// The counts of one supervisor.
-pub(crate) struct Telemetry {
-    pub identity: Identity,
-    pub workers: Vec<Arc<WorkerCounters>>,
-    pub started: Instant,
+/// The counts of one supervisor, over all engines that it ran.
+pub(crate) struct Counts {
+    started: Instant,
     pub accepted: Counter,
     pub cancelled: Counter,
     /// Times that a request went on in another worker.
@@ -56,17 +54,11 @@ pub(crate) struct Telemetry {
     pub rejected: ByStatus,
     pub failed: ByStatus,
     finished: [Counter; REASONS.len()],
-    /// How long requests hold a slot.
-    pub(super) service: ServiceTime,
-    /// Microseconds; 0 until the model is loaded.
-    load_us: AtomicU64,
 }
 
-impl Telemetry {
-    pub(crate) fn new(identity: Identity, workers: u32) -> Self {
+impl Default for Counts {
+    fn default() -> Self {
         Self {
-            identity,
-            workers: (0..workers).map(|_| Arc::default()).collect(),
             started: Instant::now(),
             accepted: Counter::default(),
             cancelled: Counter::default(),
@@ -74,15 +66,11 @@ impl Telemetry {
             rejected: ByStatus::default(),
             failed: ByStatus::default(),
             finished: Default::default(),
-            service: ServiceTime::default(),
-            load_us: AtomicU64::new(0),
         }
     }
+}
 
-    pub(crate) fn of(engine: &PreparedEngine) -> Self {
-        Self::new(engine.into(), engine.workers())
-    }
-
+impl Counts {
     pub(super) fn count_finished(&self, reason: FinishReason) {
         self.finished[place(reason)].add(1);
     }
@@ -96,6 +84,67 @@ impl Telemetry {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Requests that were accepted and have not ended. Never less than there are, once nothing is accepted any more.
+    pub(crate) fn running(&self) -> u64 {
+        let finished: u64 = self.finished.iter().map(Counter::get).sum();
+        let ended = finished + self.failed.total() + self.cancelled.get();
+        self.accepted.get().saturating_sub(ended)
+    }
+}
+
+/// The counts of one engine.
+pub(crate) struct Telemetry {
+    pub identity: Identity,
+    pub workers: Vec<Arc<WorkerCounters>>,
+    /// Of its supervisor.
+    pub counts: Arc<Counts>,
+    /// How long requests hold a slot.
+    pub(super) service: ServiceTime,
+    /// Requests that came here, and those of them that have ended or went to another engine.
+    came: Counter,
+    left: Counter,
+    /// Microseconds; 0 until the model is loaded.
+    load_us: AtomicU64,
+}
+
+impl Telemetry {
+    pub(crate) fn new(identity: Identity, workers: u32, counts: Arc<Counts>) -> Self {
+        Self {
+            identity,
+            workers: (0..workers).map(|_| Arc::default()).collect(),
+            counts,
+            service: ServiceTime::default(),
+            came: Counter::default(),
+            left: Counter::default(),
+            load_us: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn of(engine: &PreparedEngine, counts: &Arc<Counts>) -> Self {
+        Self::new(engine.into(), engine.workers(), counts.clone())
+    }
+
+    /// A request comes to this engine.
+    pub(super) fn comes(&self) {
+        self.came.add(1);
+    }
+
+    /// A request that had come has ended, or goes to another engine.
+    pub(super) fn leaves(&self) {
+        self.left.add(1);
+    }
+
+    /// Requests that have come here, ever.
+    pub(crate) fn came(&self) -> u64 {
+        self.came.get()
+    }
+
+    /// Those that are here. Never less than there are, once none comes any more.
+    pub(crate) fn running(&self) -> u64 {
+        let left = self.left.get();
+        self.came.get().saturating_sub(left)
+    }
+
     pub(crate) fn loaded(&self, took: Duration) {
         self.load_us.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }
@@ -105,13 +154,6 @@ impl Telemetry {
             0 => None,
             us => Some(us as f64 / 1e3),
         }
-    }
-
-    /// Requests that were accepted and have not ended. Never less than there are, once nothing is accepted any more.
-    pub(crate) fn running(&self) -> u64 {
-        let finished: u64 = self.finished.iter().map(Counter::get).sum();
-        let ended = finished + self.failed.total() + self.cancelled.get();
-        self.accepted.get().saturating_sub(ended)
     }
 
     /// Milliseconds until so many requests will have ended, by how long the last ones took; `None` before any has run.
@@ -260,10 +302,10 @@ mod tests {
     #[test]
     fn reasons_are_counted_under_their_names_in_json() {
         for reason in [FinishReason::Stop, FinishReason::Length, FinishReason::StopString, FinishReason::StopToken] {
-            let telemetry = Telemetry::new(Identity::default(), 0);
-            telemetry.count_finished(reason);
+            let counts = Counts::default();
+            counts.count_finished(reason);
             let name = serde_json::to_value(reason).unwrap();
-            assert_eq!(telemetry.finished()[name.as_str().unwrap()], 1);
+            assert_eq!(counts.finished()[name.as_str().unwrap()], 1);
         }
     }
 

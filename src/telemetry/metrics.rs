@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 /// What a supervisor has counted since it was started. Taking it waits for no decode. Serializes to JSON.
 ///
-/// A request that was accepted is waiting or running, or counted once among finished, failed and cancelled.
+/// A request that was accepted is waiting or running, or counted once among finished, failed and cancelled. A
+/// [reload](crate::Supervisor::reload) changes none of that: requests are counted over all engines. What is said of the model,
+/// the load and the workers is of the engine that runs now, and begins anew with it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Metrics {
@@ -115,7 +117,7 @@ pub struct WorkerMetrics {
 
 impl Metrics {
     pub(crate) fn new(telemetry: &Telemetry, health: Health) -> Self {
-        let identity = telemetry.identity.clone();
+        let (identity, counts) = (telemetry.identity.clone(), &telemetry.counts);
         let workers = health.workers.iter().zip(&telemetry.workers).zip(0..);
         Self {
             pool_id: identity.pool_id,
@@ -123,16 +125,16 @@ impl Metrics {
             model_id: identity.model_id,
             engine_version: identity.engine_version,
             device_mask: identity.device_mask,
-            uptime_ms: telemetry.uptime_ms(),
+            uptime_ms: counts.uptime_ms(),
             load_ms: telemetry.load_ms(),
             // Ends first: what ends meanwhile shows as running, never as an end without a beginning.
             requests: RequestCounts {
-                finished_total: telemetry.finished(),
-                failed_total: telemetry.failed.seen(),
-                cancelled_total: telemetry.cancelled.get(),
-                resumed_total: telemetry.resumed.get(),
-                rejected_total: telemetry.rejected.seen(),
-                accepted_total: telemetry.accepted.get(),
+                finished_total: counts.finished(),
+                failed_total: counts.failed.seen(),
+                cancelled_total: counts.cancelled.get(),
+                resumed_total: counts.resumed.get(),
+                rejected_total: counts.rejected.seen(),
+                accepted_total: counts.accepted.get(),
             },
             queue_depth: health.queue_depth as u64,
             queue_depth_by_priority: health.queue_depth_by_priority,

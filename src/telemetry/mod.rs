@@ -14,7 +14,7 @@ mod record;
 mod service;
 mod trace;
 
-pub(crate) use counters::{Telemetry, WorkerCounters};
+pub(crate) use counters::{Counts, Telemetry, WorkerCounters};
 pub use histogram::Histogram;
 pub use metrics::{Metrics, RequestCounts, WorkerMetrics};
 pub use record::RunRecord;

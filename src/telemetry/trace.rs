@@ -108,7 +108,17 @@ impl Trace {
 
     /// It is in the queue now. Counted under the queue's lock, so that no count of an end comes before.
     pub(crate) fn accepted(&self) {
-        self.telemetry.accepted.add(1);
+        self.telemetry.counts.accepted.add(1);
+        self.telemetry.comes();
+    }
+
+    /// It goes to the engine of `telemetry`, before any worker has taken it up.
+    pub(crate) fn moves(&mut self, telemetry: Arc<Telemetry>) {
+        if self.progress.ended.is_none() {
+            telemetry.comes();
+            self.telemetry.leaves();
+            self.telemetry = telemetry;
+        }
     }
 
     pub(crate) fn span(&self) -> Span {
@@ -171,12 +181,12 @@ impl Trace {
             }
             Event::Restarted(restarted) => {
                 self.resumes += 1;
-                self.telemetry.resumed.add(1);
+                self.telemetry.counts.resumed.add(1);
                 Of::Restarted(restarted.reason.clone())
             }
             Event::Finished(Finished { reason, timings, usage, .. }) => {
                 self.usage = *usage;
-                self.telemetry.count_finished(*reason);
+                self.telemetry.counts.count_finished(*reason);
                 if let Some(counters) = self.counters() {
                     counters.latency_decode.add(timings.decode_ms);
                 }
@@ -184,8 +194,8 @@ impl Trace {
             }
             Event::Failed(failed) => {
                 match failed.status {
-                    Status::Cancelled => self.telemetry.cancelled.add(1),
-                    status => self.telemetry.failed.add(status),
+                    Status::Cancelled => self.telemetry.counts.cancelled.add(1),
+                    status => self.telemetry.counts.failed.add(status),
                 }
                 self.ended(End::Failed(failed.clone()), now)
             }
@@ -195,6 +205,7 @@ impl Trace {
 
     fn ended(&mut self, end: End, now: Instant) -> Of {
         self.progress.ended = Some(now);
+        self.telemetry.leaves();
         if let Some(started) = self.progress.started {
             self.telemetry.service.add(now.duration_since(started));
         }

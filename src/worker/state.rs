@@ -210,6 +210,11 @@ impl WorkerState {
         self.running.lock().jobs.len()
     }
 
+    /// The requests that are running.
+    pub(crate) fn jobs(&self) -> Vec<Arc<Job>> {
+        self.running.lock().jobs.clone()
+    }
+
     /// Ends the life, and gives the requests that were running in it.
     pub(crate) fn take_jobs(&self) -> Vec<Arc<Job>> {
         let mut running = self.running.lock();

@@ -99,6 +99,18 @@ impl MemoryPlan {
     }
 }
 
+impl MemoryPlan {
+    /// Whether all of it can be in memory while `running` is: within the capacity of each place together, and within what is
+    /// `free` on the host now. What is not known does not fit.
+    pub(crate) fn fits_beside(&self, running: &MemoryPlan, free: Option<u64>) -> bool {
+        let fits = |place: &PlacePlan| {
+            let there = running.places.iter().find(|other| other.place == place.place).map_or(0, PlacePlan::resident);
+            place.capacity.is_some_and(|capacity| place.resident().saturating_add(there) <= capacity)
+        };
+        free.is_some_and(|free| self.host().resident() <= free) && self.places.iter().all(fits)
+    }
+}
+
 impl Demand {
     /// Most tokens of a batch that have logits.
     fn outputs(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! The plan against what llama.cpp really allocates, on the real model and on synthetic ones of many architectures.
 
 use super::compute::MIRRORED;
-use super::{Demand, on_host};
+use super::{Demand, MemoryPlan, PlacePlan, on_host};
 use crate::model::{GgmlType, Header, tiny_models};
 use crate::native::{Context, ContextParams, LoadParams, MemoryUse, Model, init_backend};
 use std::collections::BTreeSet;
@@ -122,4 +122,19 @@ fn the_plan_is_what_llama_cpp_allocates() {
     }
     let estimated: BTreeSet<_> = seen.iter().filter(|(name, _)| !MIRRORED.contains(&name.as_str())).collect();
     assert!(estimated.len() >= 9, "{estimated:?}");
+}
+
+#[test]
+fn two_plans_fit_beside_each_other_by_place_and_by_what_is_free() {
+    let place = |place: &str, cache, capacity| PlacePlan { place: place.into(), cache, capacity, ..Default::default() };
+    let plan = |places: &[PlacePlan]| MemoryPlan { places: places.to_vec(), estimates: vec![] };
+    let running = plan(&[place("host", 40, Some(100)), place("GPU0", 50, Some(100))]);
+    let next = |host, gpu| plan(&[place("host", host, Some(100)), place("GPU0", gpu, Some(100))]);
+    assert!(next(60, 50).fits_beside(&running, Some(60)));
+    assert!(!next(60, 50).fits_beside(&running, Some(59)), "not free now");
+    assert!(!next(61, 50).fits_beside(&running, Some(100)), "too much for the host");
+    assert!(!next(60, 51).fits_beside(&running, Some(100)), "too much for the device");
+    assert!(!next(60, 50).fits_beside(&running, None), "nobody knows");
+    assert!(!plan(&[place("host", 1, None)]).fits_beside(&running, Some(100)), "nobody knows");
+    assert!(plan(&[place("host", 1, Some(100)), place("GPU1", 100, Some(100))]).fits_beside(&running, Some(100)));
 }
