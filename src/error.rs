@@ -11,6 +11,8 @@ use std::time::Duration;
 pub(crate) const ANOTHER_WAITS: &str =
     "another thread is waiting for the next event of this request; one consumer at a time";
 
+pub(crate) const ANOTHER_WATCHES: &str = "another thread uses this watcher; one at a time";
+
 /// Result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -92,7 +94,7 @@ pub enum Error {
     /// The supervisor is stopped or gave up.
     #[error("the supervisor is not running: {0}")]
     Unavailable(String),
-    /// Another thread is waiting for events of the same request, or reloads the same supervisor.
+    /// Another thread is waiting for events of the same request, reloads the same supervisor, or uses the same watcher.
     #[error("{0}")]
     Busy(&'static str),
     /// Used in a forked child.

@@ -56,6 +56,7 @@ fn header_is_up_to_date() {
         "plan",
         "supervisor",
         "lease",
+        "handoff",
         "request",
     ] {
         builder = builder.with_src(root.join(format!("src/ffi/{file}.rs")));

@@ -40,6 +40,7 @@ from .errors import (
     WorkerReset,
 )
 from .events import Event, Failed, Finished, Logprobs, Restarted, Started, Token, TokenLogprob
+from .handoff import HandoffChange, HandoffWatcher
 from .lease import Lease
 from .machines import devices, machine
 from .models import digest, model_info
@@ -51,7 +52,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Busy", "Cancelled", "Check", "ContextOverflow", "DeadlineUnmet", "DecodeTimeout", "DeviceError", "DigestMismatch", "Draining",
-    "Event", "Failed", "Finished", "Forked", "InvalidParams", "Lease", "LlamapenError", "Logprobs", "ModelInvalid", "ModelNotFound",
+    "Event", "Failed", "Finished", "Forked", "HandoffChange", "HandoffWatcher", "InvalidParams", "Lease", "LlamapenError", "Logprobs", "ModelInvalid", "ModelNotFound",
     "OutOfMemory", "Plan",
     "PoisonedRequest", "PoolUnavailable", "Preflight", "PreparedEngine", "QueueFull", "QueueFullDropLru", "Restarted", "StaleEngine", "Started", "Step",
     "Supervisor", "Token", "TokenLogprob", "TokenStream", "Unsupported", "build_info", "config_from_flags", "devices",

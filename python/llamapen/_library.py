@@ -72,6 +72,10 @@ _CALLS: Dict[str, List[Any]] = {
     "llamapen_submit": [_POINTER, *_TEXT, _OUT],
     "llamapen_lease_acquire": [_POINTER, _OUT],
     "llamapen_lease_submit": [_POINTER, *_TEXT, _OUT],
+    "llamapen_handoff_watcher_open": [*_TEXT, _OUT],
+    "llamapen_handoff_watcher_next": [_POINTER, ctypes.c_int64, _OUT],
+    "llamapen_handoff_watcher_bind": [_POINTER, *_TEXT, ctypes.POINTER(ctypes.c_int32)],
+    "llamapen_handoff_watcher_records_json": [_POINTER, _OUT],
     "llamapen_request_next": [_POINTER, ctypes.c_int64, ctypes.POINTER(CEvent)],
     "llamapen_request_cancel": [_POINTER],
     "llamapen_request_record_json": [_POINTER, _OUT],
@@ -87,6 +91,7 @@ _OTHERS = {
     "llamapen_engine_free": (None, [_POINTER]),
     "llamapen_supervisor_free": (None, [_POINTER]),
     "llamapen_lease_free": (None, [_POINTER]),
+    "llamapen_handoff_watcher_free": (None, [_POINTER]),
     "llamapen_request_free": (None, [_POINTER]),
 }
 

@@ -10,8 +10,10 @@ mod features;
 mod files;
 mod limits;
 mod memory;
+mod process;
 
 pub use memory::MemoryReading;
+pub(crate) use process::{RunningProcess, running as running_process};
 
 use crate::build_info::{BuildInfo, build_info};
 use crate::config::from_json;

@@ -22,6 +22,7 @@ mod retry;
 mod shared;
 mod submit;
 mod unload;
+mod watcher;
 
 pub(crate) use crate::job::Job;
 pub(crate) use blame::Part;
@@ -33,6 +34,7 @@ pub use lease::Lease;
 pub use policy::BreakerState;
 pub(crate) use queue::{Popped, Queue};
 pub use reload::ReloadReport;
+pub use watcher::{HandoffChange, HandoffWatcher};
 
 use crate::config::SupervisorConfig;
 use crate::error::Result;
