@@ -218,6 +218,12 @@ typedef struct llamapen_engine llamapen_engine;
 typedef struct llamapen_error llamapen_error;
 
 /**
+ * Watches a directory that supervisors write their handoff records to ("handoff_dir"). It has no thread: it looks while
+ * llamapen_handoff_watcher_next is called. One caller at a time: a second one gets BUSY.
+ */
+typedef struct llamapen_handoff_watcher llamapen_handoff_watcher;
+
+/**
  * For a session or a connection that will submit several requests: until it is freed, a drain waits for it, up to the
  * drain's deadline, and llamapen_lease_submit goes on being accepted meanwhile. Requests need none. It may outlive its
  * supervisor.
@@ -548,7 +554,8 @@ int32_t llamapen_preflight(const char *config,
  * config: JSON, or NULL and 0 for the defaults. Optional: "queue_capacity" (256), "queue_full" ("reject"; or
  * "drop_oldest_batch": the batch request that has waited longest ends with QUEUE_FULL_DROP_LRU, if one waits),
  * "stall_limit_ms" (30000), "max_stall_ms" (100): longest time, 10 to 60000, that running streams wait for a piece of
- * another request's prompt, "handoff_dir" (an existing directory for a file that says what is ready, see
+ * another request's prompt, "idle_unload_ms" (0, never): after so long without a request, up to 86400000, memory is given back
+ * as by llamapen_supervisor_unload, "handoff_dir" (an existing directory for a file that says what is ready, see
  * llamapen_supervisor_handoff_json). Unknown keys are refused by name.
  *
  * Restarts of workers that failed, times in milliseconds: the first one of a worker that had been ready is immediate, the
@@ -602,12 +609,12 @@ int32_t llamapen_supervisor_reset_breaker(const struct llamapen_supervisor *supe
                                           struct llamapen_error **error);
 
 /**
- * State, load progress (0 to 1), queue depth (also by priority), leases, workers, the last error and its status as
- * JSON. Waits for no decode. Freed with llamapen_string_free.
+ * State, load progress (0 to 1), queue depth (also by priority), leases, "reloading" (a reload is in progress; all else is
+ * of the engine that requests go to), workers, the last error and its status as JSON. Waits for no decode. Freed with llamapen_string_free.
  *
  * "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
- * is, all failed too often and are left alone for a while), DRAINING,
- * FAILED (the first start did), STOPPED. Of each worker among
+ * is, all failed too often and are left alone for a while), UNLOADING, UNLOADED (memory was given back, a request has it
+ * loaded again), DRAINING, FAILED (the start did, the first or one after UNLOADED), STOPPED. Of each worker among
  * others "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL,
  * HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), "message", "at_ms" since the start}.
  */
@@ -644,6 +651,54 @@ int32_t llamapen_supervisor_metrics_text(const struct llamapen_supervisor *super
 int32_t llamapen_supervisor_handoff_json(const struct llamapen_supervisor *supervisor,
                                          char **json,
                                          struct llamapen_error **error);
+
+/**
+ * Puts another engine in the place of the one that runs. Returns when it runs, and the old one is gone; nobody's request is
+ * lost on the way. One that would run the same files in the same way changes nothing.
+ *
+ * Where memory allows, the new engine is loaded beside the old one, which serves until the new one has decoded a token; then
+ * requests go to the new one, and the old one finishes what it has accepted. Does the new one fail, or is it not ready in
+ * time, the old one goes on as if nothing had happened. Where memory does not allow that, the old one finishes first.
+ * Requests that come meanwhile must be such as both would accept, and wait, with their limits, for whichever comes up: if
+ * the new one does not, the old one is loaded again, and is ready when this returns with the error.
+ *
+ * timeout_ms (negative: no limit) is for each of two steps: for the new engine to become ready, and for the old one to
+ * finish; what it still has then ends with DRAINING. Leases stay, and so do the counts of requests; those of workers begin
+ * anew. llamapen_supervisor_drain and llamapen_supervisor_stop end a reload. Health has "reloading" meanwhile.
+ *
+ * json: NULL, or where the report goes: {"changed", "beside", "duration_ms", "requests_failed"}. Freed with
+ * llamapen_string_free.
+ * Errors: STALE_ENGINE, INVALID_PARAMS ("handoff_dir" is gone): nothing was done. BUSY (another reload is in progress),
+ * DRAINING, POOL_UNAVAILABLE (stopped, or failed for good), UNSUPPORTED (on a thread of llamapen). Of the new engine: LOAD_FAILED,
+ * OUT_OF_MEMORY, CANCELLED (by llamapen_supervisor_cancel_load), POOL_UNREADY (not ready in time); the message says that the
+ * old one runs, or why it does not.
+ */
+int32_t llamapen_supervisor_reload(const struct llamapen_supervisor *supervisor,
+                                   const struct llamapen_engine *engine,
+                                   int64_t timeout_ms,
+                                   char **json,
+                                   struct llamapen_error **error);
+
+/**
+ * Gives memory back: weights and contexts are freed as soon as no request waits or runs. Takes nothing from anybody: requests
+ * go on being accepted, what waits and runs finishes first, and a request that comes afterwards has it loaded again and
+ * waits in the queue, with its limits. The state is UNLOADED until then; the handoff record stays.
+ *
+ * OK when it is unloaded, or was already; TIMEOUT when there was no such moment within timeout_ms (negative: no limit):
+ * then all stays as it is.
+ * Errors: DRAINING, POOL_UNAVAILABLE (stopped, or failed for good), UNSUPPORTED (on a thread of llamapen).
+ */
+int32_t llamapen_supervisor_unload(const struct llamapen_supervisor *supervisor,
+                                   int64_t timeout_ms,
+                                   struct llamapen_error **error);
+
+/**
+ * Begins to load again what was unloaded, and returns at once; llamapen_supervisor_wait_ready waits. Does nothing if it is
+ * loaded. If it cannot be loaded, the state is FAILED, as after a first start, and what waits ends with why.
+ * Errors: DRAINING, POOL_UNAVAILABLE (stopped, or failed for good).
+ */
+int32_t llamapen_supervisor_wake(const struct llamapen_supervisor *supervisor,
+                                 struct llamapen_error **error);
 
 /**
  * Ends in order: from now on neither leases nor requests are taken (DRAINING), except requests of those who have a lease;
@@ -737,6 +792,55 @@ int32_t llamapen_lease_submit(const struct llamapen_lease *lease,
  * Gives a lease back; before or after its supervisor is freed. NULL is fine.
  */
 void llamapen_lease_free(struct llamapen_lease *lease);
+
+/**
+ * Watches an existing directory. It must see the same processes as those that write there (the same PID namespace).
+ * Errors: INVALID_PARAMS (no such directory).
+ */
+int32_t llamapen_handoff_watcher_open(const char *dir,
+                                      size_t dir_len,
+                                      struct llamapen_handoff_watcher **watcher,
+                                      struct llamapen_error **error);
+
+/**
+ * The next change, each once: EVENT with JSON, or TIMEOUT after timeout_ms (negative: no limit) with *json NULL.
+ *
+ * json: {"change": "appeared", "changed" (the same pool and replica is ready anew) or "gone" (the file is removed, or the
+ * process has ended), "record": as of llamapen_supervisor_handoff_json}, or {"change": "problem", "path", "problem"} for a
+ * file of that name that is no record: what was known stays. Freed with llamapen_string_free.
+ * Errors: BUSY.
+ */
+int32_t llamapen_handoff_watcher_next(const struct llamapen_handoff_watcher *watcher,
+                                      int64_t timeout_ms,
+                                      char **json,
+                                      struct llamapen_error **error);
+
+/**
+ * Takes note of a record that came another way. *news: 1 if it is newer than what is known of its pool and replica, and its
+ * process lives: then it is not given as a change any more. 0 otherwise; the same record again is no news.
+ *
+ * record: JSON as of llamapen_supervisor_handoff_json. news may be NULL.
+ * Errors: INVALID_PARAMS (no valid record), BUSY.
+ */
+int32_t llamapen_handoff_watcher_bind(const struct llamapen_handoff_watcher *watcher,
+                                      const char *record,
+                                      size_t record_len,
+                                      int32_t *news,
+                                      struct llamapen_error **error);
+
+/**
+ * What is known and not gone, as of the last look: a JSON array of records, by pool and replica. Freed with
+ * llamapen_string_free.
+ * Errors: BUSY.
+ */
+int32_t llamapen_handoff_watcher_records_json(const struct llamapen_handoff_watcher *watcher,
+                                              char **json,
+                                              struct llamapen_error **error);
+
+/**
+ * Frees a watcher. NULL is fine.
+ */
+void llamapen_handoff_watcher_free(struct llamapen_handoff_watcher *watcher);
 
 /**
  * Waits at most timeout_ms (negative: no limit) for the next event.

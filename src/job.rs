@@ -148,8 +148,12 @@ impl Job {
         }
     }
 
-    /// False: it has ended before.
-    pub(crate) fn fail(&self, failed: Failed) -> bool {
+    pub(crate) fn fail(&self, failed: Failed) {
+        self.end(failed);
+    }
+
+    /// The same. False: it has ended before.
+    pub(crate) fn end(&self, failed: Failed) -> bool {
         let ended = self.events.push(Event::Failed(failed));
         *self.snapshot() = None;
         ended

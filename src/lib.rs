@@ -87,7 +87,8 @@ pub use request::{Fault, Message, Priority, Request};
 pub use status::Status;
 pub use stream::{Canceller, Completion, TokenStream};
 pub use supervisor::{
-    BreakerState, DrainReport, HandoffChange, HandoffRecord, HandoffWatcher, Health, Lease, QueueDepths, ReloadReport, State, Supervisor, WorkerHealth,
+    BreakerState, DrainReport, HandoffChange, HandoffRecord, HandoffWatcher, Health, Lease, QueueDepths, ReloadReport,
+    State, Supervisor, WorkerHealth,
 };
 pub use telemetry::{Histogram, Metrics, RequestCounts, RunRecord, WorkerMetrics};
 

@@ -3,8 +3,8 @@
 mod support;
 
 use llamapen::{
-    EngineConfig, Error, Event, HandoffRecord, Lease, Next, PreparedEngine, ReloadReport, Request,
-    State, Status, Supervisor, SupervisorConfig, TokenStream, prepare,
+    EngineConfig, Error, Event, HandoffRecord, Lease, Next, PreparedEngine, ReloadReport, Request, State, Status,
+    Supervisor, SupervisorConfig, TokenStream, prepare,
 };
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,7 +95,8 @@ fn beside_the_old_one_which_finishes_what_it_has() {
     let supervisor = start();
     let lease = supervisor.lease().unwrap();
     let running = started(&supervisor, brief().with_max_tokens(300));
-    let waiting: Vec<_> = (0..3).map(|_| supervisor.submit(greedy(words(1, 600)).with_max_tokens(8)).unwrap()).collect();
+    let waiting: Vec<_> =
+        (0..3).map(|_| supervisor.submit(greedy(words(1, 600)).with_max_tokens(8)).unwrap()).collect();
     let report = supervisor.reload(other(), Some(LONG)).unwrap();
     assert_eq!(report.requests_failed, 0);
     assert_eq!(tokens(running), 300);
@@ -149,6 +150,23 @@ fn without_memory_for_both_after_the_old_one_and_what_comes_meanwhile_waits() {
         assert_eq!(read(late).unwrap_err().status, Status::DeadlineUnmet, "limits hold");
         is_new(&supervisor, report, false);
     });
+}
+
+/// Whoever comes up has to run what waits.
+#[test]
+fn meanwhile_requests_must_fit_both_engines() {
+    let supervisor = support::start(&support::config().with_n_ctx(512).with_slots(1));
+    let running = started(&supervisor, brief().with_max_tokens(u32::MAX).with_context_shift(0));
+    let long = || supervisor.submit(greedy(words(1, 600)).with_max_tokens(8));
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| supervisor.reload(too_large_beside(old_config()), None).unwrap());
+        support::eventually("requests wait for the new one", || supervisor.engine().n_ctx() == 4096);
+        let refused = long().err().map(|error| error.status());
+        running.cancel().unwrap();
+        assert!(!reload.join().unwrap().beside);
+        assert_eq!(refused, Some(Status::ContextOverflow), "the old one could not run it");
+    });
+    assert_eq!(tokens(long().unwrap()), 8);
 }
 
 #[test]

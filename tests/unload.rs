@@ -37,13 +37,14 @@ fn maps_the_model() -> bool {
     std::fs::read_to_string("/proc/self/maps").unwrap().contains(&name)
 }
 
-/// What a cycle took and gave back, in bytes: planned, loaded, left.
+/// What cycles took and left, in bytes; with it the weights and caches that were planned.
 #[test]
 #[ignore = "run by the other test, in a child process"]
 fn child() {
     let mmap: bool = child::asked();
     let engine = prepare(&support::config().with_slots(2).with_mmap(mmap)).unwrap();
-    let (planned, before) = (engine.memory().host().resident(), memory("RssAnon"));
+    let large = engine.memory().host().weights + engine.memory().host().cache;
+    let before = memory("RssAnon");
     let supervisor = Supervisor::start(engine, SupervisorConfig::default()).unwrap();
     let mut cycles = Vec::new();
     for _ in 0..4 {
@@ -55,22 +56,21 @@ fn child() {
         assert!(supervisor.unload(Some(LONG)).unwrap());
         assert!(!maps_the_model());
         assert_eq!(supervisor.health().unwrap().workers[0].memory_bytes, 0);
-        cycles.push((planned, loaded, memory("RssAnon").saturating_sub(before)));
+        cycles.push((loaded, memory("RssAnon").saturating_sub(before)));
     }
-    child::answer(&(cycles, support::threads()));
+    child::answer(&(large, cycles));
 }
 
 #[test]
 fn weights_and_contexts_are_given_back() {
     for mmap in [false, true] {
-        let (cycles, threads): (Vec<(u64, u64, u64)>, usize) =
-            child::answer_of(&child::command(&mmap).output().unwrap());
-        println!("mmap {mmap}: (planned, loaded, left) {cycles:?}, {threads} threads");
-        for &(planned, loaded, left) in &cycles {
-            assert!(loaded * 2 > planned, "it was there: {cycles:?}");
-            assert!(left * 5 < loaded, "and is gone: {cycles:?}");
+        let (large, cycles): (u64, Vec<(u64, u64)>) = child::answer_of(&child::command(&mmap).output().unwrap());
+        println!("mmap {mmap}: {large} bytes of weights and caches; loaded, left: {cycles:?}");
+        for &(loaded, left) in &cycles {
+            // What the C library keeps of small blocks, the vocabulary above all, is left.
+            assert!(loaded - left >= large, "{large} {cycles:?}");
         }
-        assert!(cycles[3].2 < cycles[1].2 + (2 << 20), "it does not grow: {cycles:?}");
+        assert!(cycles[3].1 < cycles[1].1 + (4 << 20), "it does not grow: {cycles:?}");
     }
 }
 

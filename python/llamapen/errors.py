@@ -92,6 +92,14 @@ class PoolUnavailable(LlamapenError):
     """The supervisor was stopped, failed, or leaves its workers alone because they failed too often (then retriable)."""
 
 
+class PoolUnready(LlamapenError):
+    """The new engine of a reload was not ready in time; another try may be."""
+
+
+class LoadFailed(LlamapenError):
+    """The model could not be loaded, or no worker be started."""
+
+
 class DeadlineUnmet(LlamapenError):
     """A limit of the request passed before a worker took it up."""
 
@@ -133,9 +141,11 @@ _CLASSES: Dict[int, Type[LlamapenError]] = {
     201: QueueFull,
     202: QueueFullDropLru,
     203: ContextOverflow,
+    204: PoolUnready,
     205: PoolUnavailable,
     206: DeadlineUnmet,
     207: Draining,
+    300: LoadFailed,
     301: OutOfMemory,
     302: DeviceError,
     303: DecodeTimeout,

@@ -187,8 +187,8 @@ class Supervisor:
         reload.
 
         Returns ``changed``, ``beside``, ``duration_ms``, ``requests_failed``. Raises `StaleEngine`, `Busy` while another reload is
-        in progress, `Draining`, `PoolUnavailable`, or what made the new engine fail (LOAD_FAILED, `OutOfMemory`, `Cancelled` by
-        `cancel_load`, POOL_UNREADY: not ready in time), whose text says that the old one runs, or why it does not.
+        in progress, `Draining`, `PoolUnavailable`, or what made the new engine fail (`LoadFailed`, `OutOfMemory`, `Cancelled` by
+        `cancel_load`, `PoolUnready`: not ready in time), whose text says that the old one runs, or why it does not.
         """
         handle, new = self._open(), engine._handle
         ms = milliseconds(timeout)

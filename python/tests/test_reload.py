@@ -5,7 +5,7 @@ import time
 import unittest
 
 import support
-from llamapen import Busy, Finished, LlamapenError, PoolUnavailable, Supervisor
+from llamapen import Busy, Finished, PoolUnavailable, PoolUnready, Supervisor
 
 BRIEF = {"prompt": "Once", "ignore_eos": True, "max_tokens": 3}
 
@@ -27,14 +27,14 @@ class Reload(unittest.TestCase):
             running = supervisor.submit(**support.ENDLESS)
             support.until_token(running)
             reports = []
-            thread = threading.Thread(target=lambda: reports.append(supervisor.reload(engine(512))))
+            thread = threading.Thread(target=lambda: reports.append(supervisor.reload(engine(640))))
             thread.start()
             end = time.monotonic() + 60
             while not supervisor.health()["reloading"] and time.monotonic() < end:
                 time.sleep(0.001)
             with self.assertRaises(Busy):
                 supervisor.reload(engine(768))
-            while "512" not in supervisor.handoff()["flags"] and time.monotonic() < end:
+            while "--n-ctx=640" not in supervisor.handoff()["flags"] and time.monotonic() < end:
                 time.sleep(0.01)
             self.assertIsInstance(list(supervisor.submit(**BRIEF))[-1], Finished)
             self.assertTrue(thread.is_alive(), "the old one has not finished")
@@ -42,7 +42,7 @@ class Reload(unittest.TestCase):
             thread.join(60)
             (report,) = reports
             self.assertEqual((report["changed"], report["beside"], report["requests_failed"]), (True, True, 0))
-            self.assertIn("512", supervisor.handoff()["flags"])
+            self.assertIn("--n-ctx=640", supervisor.handoff()["flags"])
             self.assertFalse(supervisor.health()["reloading"])
             supervisor.stop()
             with self.assertRaises(PoolUnavailable):
@@ -50,17 +50,17 @@ class Reload(unittest.TestCase):
 
     def test_one_that_is_not_ready_in_time_leaves_the_old_one(self):
         with started() as supervisor:
-            with self.assertRaisesRegex(LlamapenError, "POOL_UNREADY: .*the old engine goes on as before") as caught:
+            with self.assertRaisesRegex(PoolUnready, "POOL_UNREADY: .*the old engine goes on as before") as caught:
                 supervisor.reload(engine(512), 0)
             self.assertTrue(caught.exception.retriable)
             # What the new one may have is enough for it alone.
             needs = engine(512).memory["places"][0]
             alone = sum(needs[kind] for kind in ("weights", "cache", "compute", "output", "overhead"))
-            with self.assertRaisesRegex(LlamapenError, "POOL_UNREADY: .*the old engine runs again"):
+            with self.assertRaisesRegex(PoolUnready, "POOL_UNREADY: .*the old engine runs again"):
                 supervisor.reload(engine(512, memory_limit=alone), 0)
             self.assertEqual(supervisor.health()["state"], "READY")
             self.assertIsInstance(list(supervisor.submit(**BRIEF))[-1], Finished)
-            self.assertIn("2048", supervisor.handoff()["flags"])
+            self.assertIn("--n-ctx=2048", supervisor.handoff()["flags"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 //! Supervisors.
 
-use super::border::{free, give, give_text, give_text_if_any, give_text_if_wanted, guard, object, text, timeout, without_nul};
+use super::border::{
+    free, give, give_text, give_text_if_any, give_text_if_wanted, guard, object, text, timeout, without_nul,
+};
 use super::engine::llamapen_engine;
 use super::error::llamapen_error;
 use super::request::llamapen_request;

@@ -353,7 +353,11 @@ impl Control {
         }
         let reason = fault.reason.name();
         log_worker!(error, self, i, reason, last_error = %fault, "worker failed");
-        state.crashed(Crash { reason: fault.reason, message: fault.message, at_ms: self.shared.common.counts.uptime_ms() });
+        state.crashed(Crash {
+            reason: fault.reason,
+            message: fault.message,
+            at_ms: self.shared.common.counts.uptime_ms(),
+        });
         let stops = taints && self.shared.config.taint == TaintPolicy::Stop;
         match self.stopping || stops || !self.was_ready {
             true => fail_all(state.take_jobs(), Status::WorkerReset, &message),

@@ -74,10 +74,11 @@ impl Supervisor {
     }
 
     /// Waits until a worker is ready: true, or false when `timeout` passed first. `None` waits without limit. A state that
-    /// passes, `Backoff` or `CircuitOpen`, is waited for as well.
+    /// passes, `Backoff` or `CircuitOpen`, is waited for as well, and so is one that somebody has to end, `Unloaded`.
     ///
     /// # Errors
-    /// What made the start fail (`LoadFailed`, `OutOfMemory`, `Cancelled`), or `PoolUnavailable` once stopped.
+    /// What made the load fail (`LoadFailed`, `OutOfMemory`, `Cancelled`; of a later load `StaleEngine`), or `PoolUnavailable` once
+    /// stopped.
     pub fn wait_ready(&self, timeout: Option<Duration>) -> Result<bool> {
         self.pool.check_process()?;
         self.pool.wait_ready(timeout.and_then(|t| Instant::now().checked_add(t)))

@@ -108,7 +108,7 @@ impl Pool {
             match run.enqueue(request, leased) {
                 Ok(job) => return Ok(TokenStream::new(job)),
                 // Another engine has taken its place: that one is asked.
-                Err(Refused::Moved(back)) => request = back,
+                Err(Refused::Moved(back)) => request = *back,
                 Err(Refused::For(error)) => {
                     let status = error.status();
                     self.common.counts.rejected.add(status);

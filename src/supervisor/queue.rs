@@ -54,8 +54,13 @@ pub(crate) enum PushError {
 impl Queue {
     pub(crate) fn new(capacity: u32, when_full: QueueFullPolicy) -> Self {
         let capacity = capacity as usize;
-        let inner =
-            Inner { again: VecDeque::new(), waiting: Order::new(capacity), entry: Entry::Open, held: false, moved: false };
+        let inner = Inner {
+            again: VecDeque::new(),
+            waiting: Order::new(capacity),
+            entry: Entry::Open,
+            held: false,
+            moved: false,
+        };
         Self { capacity, when_full, inner: Mutex::new(inner), changed: Condvar::new() }
     }
 

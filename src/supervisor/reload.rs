@@ -68,7 +68,13 @@ impl Pool {
         let beside = engine.memory().fits_beside(old.prepared.memory(), MemoryReading::now().free_bytes());
         let new = Arc::new(Shared::new(engine, self.config.clone(), &self.common, Role::Trial)?);
         let (from, to) = (&old.telemetry.identity, &new.telemetry.identity);
-        tracing::info!(pool_id = from.pool_id, model_id = from.model_id, to_model_id = to.model_id, beside, "reload begins");
+        tracing::info!(
+            pool_id = from.pool_id,
+            model_id = from.model_id,
+            to_model_id = to.model_id,
+            beside,
+            "reload begins"
+        );
         let done = match beside {
             true => self.reload_beside(&old, &new, timeout),
             false => self.reload_after(&old, &new, timeout),
@@ -186,7 +192,8 @@ impl Pool {
             let mut runs = self.runs.lock();
             old.set_role(Role::Current);
             // A worker of the new engine died of some before that was decided: no other engine can go on with them.
-            let (begun, waiting) = new.queue.move_out().into_iter().partition(|job| job.events.progress().started.is_some());
+            let (begun, waiting) =
+                new.queue.move_out().into_iter().partition(|job| job.events.progress().started.is_some());
             old.adopt(waiting);
             if self.common.gate.look().0 != Entry::Open {
                 old.queue.drain();
@@ -196,7 +203,11 @@ impl Pool {
             self.runs_changed.notify_all();
             begun
         };
-        fail_all(begun, Status::WorkerReset, "its worker failed, and the engine is another one again: the reload failed");
+        fail_all(
+            begun,
+            Status::WorkerReset,
+            "its worker failed, and the engine is another one again: the reload failed",
+        );
         old.handoff.withdraw();
         old.show_handoff();
         let back = old.wake().and_then(|()| old.wait_ready(None));
@@ -233,7 +244,6 @@ impl Pool {
             Entry::Closed => Err(Error::Unavailable("it was stopped, or gave up, during the reload".into())),
         }
     }
-
 }
 
 /// Why there is no new engine, and what there is. That the supervisor drains or stops says enough.
@@ -283,7 +293,7 @@ impl Shared {
                 // One on its way from the queue to a slot is found by the next look.
                 let waiting = self.queue.take();
                 let running = self.workers.iter().flat_map(|worker| worker.jobs());
-                let ends = |job: &Arc<Job>| job.fail(Failed::new(Status::Draining, REPLACED));
+                let ends = |job: &Arc<Job>| job.end(Failed::new(Status::Draining, REPLACED));
                 left += waiting.into_iter().chain(running).filter(ends).count();
             }
             std::thread::sleep(LOOK);

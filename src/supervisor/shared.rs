@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 pub(super) const STOPPED: &str = "the supervisor was stopped";
 
 /// The same after a reload.
-pub(super) const REPLACED: &str = "the supervisor was reloaded, and this had not ended by the deadline";
+pub(super) const REPLACED: &str = "the supervisor was reloaded, and this had not ended by then";
 
 /// Why it stops.
 #[derive(Clone, Copy)]

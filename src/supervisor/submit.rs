@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Why a request was not queued.
 pub(super) enum Refused {
     /// Another engine has taken the place of this one.
-    Moved(Request),
+    Moved(Box<Request>),
     For(Error),
 }
 
@@ -55,7 +55,7 @@ impl Shared {
                 Ok(job)
             }
             Err(PushError::Moved) => match Arc::into_inner(job) {
-                Some(job) => Err(Refused::Moved(job.request)),
+                Some(job) => Err(Refused::Moved(Box::new(job.request))),
                 None => Err(Error::Internal("a refused request is somebody's".into()).into()),
             },
             Err(PushError::Closed) => Err(self.unavailable().into()),

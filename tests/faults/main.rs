@@ -13,6 +13,7 @@ mod load;
 mod memory;
 mod neighbours;
 mod panic;
+mod reload;
 mod stack;
 mod stall;
 #[path = "../support/mod.rs"]
