@@ -19,7 +19,7 @@ fn answers(supervisor: &Supervisor, faulty: bool) -> Vec<Answer> {
         let prompt = Request::prompt("Once upon a time there was a llama that");
         let request = prompt.with_temperature(1.5).with_top_k(0).with_seed(seed).with_max_tokens(TOKENS);
         let request = request.with_ignore_eos(true).with_logprobs(3);
-        match faulty && seed % 8 == 0 {
+        match faulty && seed.is_multiple_of(8) {
             true => request.with_fault(Fault::Panic).with_fault_after(TOKENS / 2 + (seed / 8) as u32 % 3),
             false => request,
         }

@@ -281,7 +281,7 @@ class Faults(Refusals):
         with Supervisor(support.engine(n_ctx=512)) as supervisor:
             for fault in ("panic", "cpp_exception"):
                 with self.subTest(fault=fault):
-                    *_, last = supervisor.submit("Hello", ignore_eos=True, fault=fault)
+                    *_, last = supervisor.submit("Hello", ignore_eos=True, fault=fault, max_resumes=0)
                     self.assertIsInstance(last, Failed)
                     self.assertEqual(last.error.status_name, "WORKER_RESET")
                     self.assertTrue(last.error.retriable)
