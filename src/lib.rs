@@ -30,8 +30,8 @@
 //! [`Status::Forked`].
 //!
 //! ## What is contained
-//! A Rust panic or a C++ exception in a worker fails its requests and restarts the worker. An abort or a memory fault
-//! inside llama.cpp is not contained in this version: it ends the process.
+//! A Rust panic, a C++ exception, an abort, a memory fault or an endless loop of a worker fails its requests and restarts the
+//! worker. `docs/containment.md` says what is not contained.
 //!
 //! ## Logs
 //! Through [`tracing`](https://docs.rs/tracing): llama.cpp's under the target `llama.cpp`, ours under `llamapen`. Texts of
@@ -87,7 +87,8 @@ pub use request::{Fault, Message, Priority, Request};
 pub use status::Status;
 pub use stream::{Canceller, Completion, TokenStream};
 pub use supervisor::{
-    BreakerState, DrainReport, HandoffRecord, Health, Lease, QueueDepths, State, Supervisor, WorkerHealth,
+    BreakerState, DrainReport, HandoffRecord, Health, Lease, QueueDepths, SelfTestReport, SelfTestStatus, SelfTestStep,
+    State, Supervisor, WorkerHealth,
 };
 pub use telemetry::{Histogram, Metrics, RequestCounts, RunRecord, WorkerMetrics};
 

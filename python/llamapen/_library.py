@@ -65,6 +65,7 @@ _CALLS: Dict[str, List[Any]] = {
     "llamapen_supervisor_metrics_text": [_POINTER, _OUT],
     "llamapen_supervisor_handoff_json": [_POINTER, _OUT],
     "llamapen_supervisor_drain": [_POINTER, ctypes.c_int64, _OUT],
+    "llamapen_supervisor_self_test": [_POINTER, ctypes.c_int64, _OUT],
     "llamapen_supervisor_stop": [_POINTER],
     "llamapen_submit": [_POINTER, *_TEXT, _OUT],
     "llamapen_lease_acquire": [_POINTER, _OUT],

@@ -2,6 +2,7 @@
 
 use super::deadline::Deadlines;
 use super::policy::{Action, BreakerState, RestartPolicy, Verdict};
+use super::self_test::{self, Seen};
 use super::shared::{Circuit, STOPPED, Shared, Stage, fail_all};
 use crate::config::TaintPolicy;
 use crate::crash::{Crash, CrashReason};
@@ -12,7 +13,7 @@ use crate::job::{Job, draw_seed};
 use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
 use crate::status::Status;
 use crate::worker::{Worker, WorkerFault};
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::ffi::CString;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -47,6 +48,8 @@ pub(super) enum Report {
     Watch(Weak<Job>),
     /// The owner wants all breakers closed.
     ResetBreaker,
+    /// A line is to be logged, as a self-test.
+    Log(Sender<Seen>),
     Stop,
 }
 
@@ -144,6 +147,9 @@ impl Control {
                     }
                 }
                 Ok(Report::ResetBreaker) => self.reset_breaker(),
+                Ok(Report::Log(answer)) => {
+                    let _ = answer.send(self_test::emit(&self.shared.telemetry.identity.pool_id));
+                }
                 Ok(Report::Stop) | Err(RecvTimeoutError::Disconnected) => self.stopping = true,
                 Err(RecvTimeoutError::Timeout) => {}
             }

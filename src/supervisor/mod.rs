@@ -16,6 +16,7 @@ mod policy;
 mod quarantine;
 mod queue;
 mod retry;
+mod self_test;
 mod shared;
 mod submit;
 
@@ -28,6 +29,7 @@ pub use health::{Health, QueueDepths, State, WorkerHealth};
 pub use lease::Lease;
 pub use policy::BreakerState;
 pub(crate) use queue::{Popped, Queue};
+pub use self_test::{SelfTestReport, SelfTestStatus, SelfTestStep};
 
 use crate::config::SupervisorConfig;
 use crate::error::Result;
@@ -104,6 +106,21 @@ impl Supervisor {
     pub fn metrics(&self) -> Result<Metrics> {
         self.shared.check_process()?;
         Ok(Metrics::new(&self.shared.telemetry, self.shared.health()))
+    }
+
+    /// Tries out what a host relies on, each as a step with what was seen: a worker is ready (`load`), a real decode gives a
+    /// token whose logits are finite (`decode`), a cancel ends a request and frees its slot (`cancel`), a line that
+    /// llamapen logs comes to the `tracing` subscriber, if there is one (`log`), and the metrics have counted all that
+    /// (`metrics`): exactly, where nobody else has requests.
+    ///
+    /// It runs two short requests of class `interactive`, which wait for a slot like any other. `timeout` is for all of it
+    /// together; `None` waits without limit.
+    ///
+    /// # Errors
+    /// What fails is in the report. `Unsupported` on one of llamapen's own threads, where a waker or a log subscriber is
+    /// called: it would wait for itself.
+    pub fn self_test(&self, timeout: Option<Duration>) -> Result<SelfTestReport> {
+        self.shared.self_test(timeout)
     }
 
     /// Queues a request. What is known to be wrong with it is an error here; after `Ok` its stream ends with exactly
