@@ -10,8 +10,8 @@
 use crate::error::{Error, Result};
 use crate::event::{Event, Failed, Restarted, Token};
 use crate::status::Status;
+use crate::sync::{Condvar, Mutex};
 use crate::telemetry::{Progress, Trace};
-use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};

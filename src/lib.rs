@@ -51,6 +51,8 @@ mod event_queue;
 #[allow(unsafe_code)]
 pub mod ffi;
 mod heartbeat;
+#[cfg(all(test, loom))]
+mod interleavings;
 #[allow(unsafe_code)]
 mod isolation;
 mod job;
@@ -64,6 +66,7 @@ mod request;
 mod status;
 mod stream;
 mod supervisor;
+mod sync;
 mod telemetry;
 mod worker;
 
