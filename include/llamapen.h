@@ -570,14 +570,15 @@ int32_t llamapen_preflight(const char *config,
  *
  * "contain_faults" (true): handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL are installed once per process, which contain what
  * the engine's own threads raise in its code and hand everything else on to those that were there before. "taint": what
- * follows a contained memory fault, "stop" (the supervisor, never the host; default) or "continue". A worker that does not
- * turn for "stall_limit_ms" is replaced.
+ * follows a contained memory fault, "stop" (the supervisor, never the host; default) or "continue";
+ * "escalate_to_process" is for a process tier, which is not in this version: UNSUPPORTED. A worker that does not turn for
+ * "stall_limit_ms" is replaced; a load without progress for "load_stall_limit_ms" (600000) is ended.
  *
  * Requests of a worker that died go on in another, see "max_resumes" of llamapen_submit. "snapshot_tokens" (32, up to 65536;
  * 0: never): tokens after which a request's state is copied into the host's memory for that, within "snapshot_bytes"
  * (134217728) in all and one more per worker. "quarantine_ms" (600000, up to 86400000; 0: nobody is blamed for a crash):
  * how long a request that workers died of is refused.
- * Errors: INVALID_PARAMS, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
+ * Errors: INVALID_PARAMS, UNSUPPORTED, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
  */
 int32_t llamapen_supervisor_start(const struct llamapen_engine *engine,
                                   const char *config,
@@ -714,6 +715,20 @@ int32_t llamapen_supervisor_drain(const struct llamapen_supervisor *supervisor,
                                   int64_t timeout_ms,
                                   char **json,
                                   struct llamapen_error **error);
+
+/**
+ * Tries out what a host relies on, within timeout_ms in all (negative: no limit). json: {"passed", "steps": [{"name", "status"
+ * ("pass", "fail", "skip": one before it failed), "message", "ms"}]}; to be freed with llamapen_string_free. The steps:
+ * "load" (a worker is ready), "decode" (a real decode gives a token whose logits are finite), "cancel" (ends a request and
+ * frees its slot), "log" (a line comes to the tracing subscriber; C hosts have none, which the step says and passes),
+ * "metrics" (have counted that: exactly, where nobody else has requests). It runs two short requests, which wait for a
+ * slot like any other. OK also where a step failed.
+ * Errors: UNSUPPORTED (on a thread of llamapen, which it needs itself).
+ */
+int32_t llamapen_supervisor_self_test(const struct llamapen_supervisor *supervisor,
+                                      int64_t timeout_ms,
+                                      char **json,
+                                      struct llamapen_error **error);
 
 /**
  * Ends all requests with DRAINING, stops all threads and frees the model; returns when that is done. Idempotent.

@@ -10,8 +10,8 @@
 use crate::error::{ANOTHER_WAITS, Error, Result};
 use crate::event::{Event, Failed, Restarted, Token};
 use crate::status::Status;
+use crate::sync::{Condvar, Mutex};
 use crate::telemetry::{Progress, Telemetry, Trace};
-use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -30,8 +30,8 @@
 //! [`Status::Forked`].
 //!
 //! ## What is contained
-//! A Rust panic or a C++ exception in a worker fails its requests and restarts the worker. An abort or a memory fault
-//! inside llama.cpp is not contained in this version: it ends the process.
+//! A Rust panic, a C++ exception, an abort, a memory fault or an endless loop of a worker fails its requests and restarts the
+//! worker. `docs/containment.md` says what is not contained.
 //!
 //! ## Logs
 //! Through [`tracing`](https://docs.rs/tracing): llama.cpp's under the target `llama.cpp`, ours under `llamapen`. Texts of
@@ -51,6 +51,8 @@ mod event_queue;
 #[allow(unsafe_code)]
 pub mod ffi;
 mod heartbeat;
+#[cfg(all(test, loom))]
+mod interleavings;
 #[allow(unsafe_code)]
 mod isolation;
 mod job;
@@ -64,6 +66,7 @@ mod request;
 mod status;
 mod stream;
 mod supervisor;
+mod sync;
 mod telemetry;
 mod worker;
 
@@ -88,7 +91,7 @@ pub use status::Status;
 pub use stream::{Canceller, Completion, TokenStream};
 pub use supervisor::{
     BreakerState, DrainReport, HandoffChange, HandoffRecord, HandoffWatcher, Health, Lease, QueueDepths, ReloadReport,
-    State, Supervisor, WorkerHealth,
+    SelfTestReport, SelfTestStatus, SelfTestStep, State, Supervisor, WorkerHealth,
 };
 pub use telemetry::{Histogram, Metrics, RequestCounts, RunRecord, WorkerMetrics};
 

@@ -40,6 +40,11 @@ impl TokenStream {
         Self { job }
     }
 
+    /// The number of its request.
+    pub(crate) fn id(&self) -> u64 {
+        self.job.id
+    }
+
     /// `Forked` in a child process made by `fork`.
     pub(crate) fn check_process(&self) -> Result<()> {
         self.job.check_process()

@@ -68,6 +68,7 @@ _CALLS: Dict[str, List[Any]] = {
     "llamapen_supervisor_unload": [_POINTER, ctypes.c_int64],
     "llamapen_supervisor_wake": [_POINTER],
     "llamapen_supervisor_drain": [_POINTER, ctypes.c_int64, _OUT],
+    "llamapen_supervisor_self_test": [_POINTER, ctypes.c_int64, _OUT],
     "llamapen_supervisor_stop": [_POINTER],
     "llamapen_submit": [_POINTER, *_TEXT, _OUT],
     "llamapen_lease_acquire": [_POINTER, _OUT],

@@ -45,9 +45,11 @@ class Supervisor:
         ``contain_faults`` (true): handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL are installed once per process, which
         contain what the engine's own threads raise in its code and hand everything else on to those that were there before
         (faulthandler, for one). ``taint``: what follows a contained memory fault, ``"stop"`` (the supervisor, never the
-        host; default) or ``"continue"``. ``snapshot_tokens`` (32; 0: never) tokens after which the state of a request is copied
-        into the host's memory, for another worker to go on from, within ``snapshot_bytes`` (134217728) in all.
-        ``quarantine_ms`` (600000; 0: nobody is blamed) is how long a request that workers died of is refused. A worker that does not turn for ``stall_limit_ms`` is replaced."""
+        host; default) or ``"continue"``; ``"escalate_to_process"`` is for a process tier, which is not in this version:
+        `Unsupported`. ``snapshot_tokens`` (32; 0: never) tokens after which the state of a request is copied into the host's
+        memory, for another worker to go on from, within ``snapshot_bytes`` (134217728) in all. ``quarantine_ms`` (600000; 0:
+        nobody is blamed) is how long a request that workers died of is refused. A worker that does not turn for
+        ``stall_limit_ms`` is replaced; a load without progress for ``load_stall_limit_ms`` (600000) is ended."""
         if config.get("handoff_dir") is not None:
             config["handoff_dir"] = os.fspath(config["handoff_dir"])
         options = encode(config)
@@ -230,6 +232,21 @@ class Supervisor:
         ms = milliseconds(timeout)
         report: Dict[str, Any] = json.loads(
             in_thread(lambda: call_text("llamapen_supervisor_drain", handle.pointer, ms))
+        )
+        return report
+
+    def self_test(self, timeout: Optional[float] = None) -> Dict[str, Any]:
+        """Tries out what a host relies on, within ``timeout`` seconds in all (``None``: no limit). ``passed``, and ``steps`` of
+        ``name``, ``status`` (``pass``, ``fail``, ``skip``: one before it failed), ``message`` and ``ms``: ``load`` (a worker is
+        ready), ``decode`` (a real decode gives a token whose logits are finite), ``cancel`` (ends a request and frees its
+        slot), ``log`` (a line comes to the tracing subscriber; Python has none, which the step says and passes),
+        ``metrics`` (have counted that: exactly, where nobody else has requests).
+
+        It runs two short requests, which wait for a slot like any other. Other threads run meanwhile."""
+        handle = self._open()
+        ms = -1 if timeout is None else max(0, math.ceil(min(timeout, 1e9) * 1000))
+        report: Dict[str, Any] = json.loads(
+            in_thread(lambda: call_text("llamapen_supervisor_self_test", handle.pointer, ms))
         )
         return report
 

@@ -2,6 +2,7 @@
 
 use super::deadline::Deadlines;
 use super::policy::{Action, BreakerState, RestartPolicy, Verdict};
+use super::self_test::{self, Seen};
 use super::shared::{Circuit, STOPPED, Shared, Stage, fail_all};
 use super::unload::Unload;
 use crate::config::TaintPolicy;
@@ -14,7 +15,7 @@ use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
 use crate::worker::{Worker, WorkerFault};
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::ffi::CString;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ pub(super) enum Report {
     Load,
     /// It is to fail for good, for a reason that it does not know itself.
     GiveUp(Status, String),
+    /// A line is to be logged, as a self-test.
+    Log(Sender<Seen>),
     Stop,
 }
 
@@ -183,6 +186,9 @@ impl Control {
                 Ok(Report::GiveUp(status, message)) => {
                     self.shared.workers.iter().for_each(|w| fail_all(w.take_jobs(), status, &message));
                     self.give_up(status, message);
+                }
+                Ok(Report::Log(answer)) => {
+                    let _ = answer.send(self_test::emit(&self.shared.telemetry.identity.pool_id));
                 }
                 Ok(Report::Stop) | Err(RecvTimeoutError::Disconnected) => self.stopping = true,
                 Err(RecvTimeoutError::Timeout) => {}

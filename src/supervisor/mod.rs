@@ -19,6 +19,7 @@ mod quarantine;
 mod queue;
 mod reload;
 mod retry;
+mod self_test;
 mod shared;
 mod submit;
 mod unload;
@@ -34,6 +35,7 @@ pub use lease::Lease;
 pub use policy::BreakerState;
 pub(crate) use queue::{Popped, Queue};
 pub use reload::ReloadReport;
+pub use self_test::{SelfTestReport, SelfTestStatus, SelfTestStep};
 pub use watcher::{HandoffChange, HandoffWatcher};
 
 use crate::config::SupervisorConfig;
@@ -111,6 +113,21 @@ impl Supervisor {
     pub fn metrics(&self) -> Result<Metrics> {
         self.pool.check_process()?;
         Ok(self.pool.metrics())
+    }
+
+    /// Tries out what a host relies on, each as a step with what was seen: a worker is ready (`load`), a real decode gives a
+    /// token whose logits are finite (`decode`), a cancel ends a request and frees its slot (`cancel`), a line that
+    /// llamapen logs comes to the `tracing` subscriber, if there is one (`log`), and the metrics have counted all that
+    /// (`metrics`): exactly, where nobody else has requests.
+    ///
+    /// It runs two short requests of class `interactive`, which wait for a slot like any other. `timeout` is for all of it
+    /// together; `None` waits without limit.
+    ///
+    /// # Errors
+    /// What fails is in the report. `Unsupported` on one of llamapen's own threads, where a waker or a log subscriber is
+    /// called: it would wait for itself.
+    pub fn self_test(&self, timeout: Option<Duration>) -> Result<SelfTestReport> {
+        self.pool.self_test(timeout)
     }
 
     /// Queues a request. What is known to be wrong with it is an error here; after `Ok` its stream ends with exactly

@@ -206,6 +206,11 @@ impl WorkerState {
         }
     }
 
+    /// Whether this request has a slot.
+    pub(crate) fn runs(&self, id: u64) -> bool {
+        self.running.lock().jobs.iter().any(|job| job.id == id)
+    }
+
     pub(crate) fn active(&self) -> usize {
         self.running.lock().jobs.len()
     }
