@@ -61,7 +61,7 @@ void lp_pen_free(void * place) {
     munmap(block, block->bytes);
 }
 
-void lp_free_blocks(lp_domain * domain) {
+void lp_domain_free_blocks(lp_domain * domain) {
     pthread_mutex_lock(&lists);
     lp_block * block = domain->blocks;
     domain->blocks = NULL;
@@ -71,6 +71,13 @@ void lp_free_blocks(lp_domain * domain) {
         munmap(block, block->bytes);
         block = next;
     }
+}
+
+// glibc's alone. Other allocators look after themselves.
+extern int malloc_trim(size_t keep) __attribute__((weak));
+
+void lp_trim(void) {
+    if (malloc_trim != NULL) malloc_trim(0);
 }
 
 void lp_leave_blocks(lp_domain * domain) {
