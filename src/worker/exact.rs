@@ -14,6 +14,7 @@ pub(super) fn cost<const N: usize>(
     context: &mut Context,
     sizes: [u32; N],
     token: impl Fn(u32) -> i32,
+    beat: impl Fn(),
 ) -> Result<Option<f32>, NativeError> {
     let mut batch = Batch::default();
     let mut decode = |context: &mut Context, positions: std::ops::Range<u32>| {
@@ -21,6 +22,7 @@ pub(super) fn cost<const N: usize>(
         for position in positions {
             batch.push(token(position), position, 0, true);
         }
+        beat();
         context.decode(&batch, Kernels::PerToken)
     };
     let mut alone = vec![];

@@ -127,8 +127,7 @@ impl Worker {
         }
         let start = Instant::now();
         let largest = n_ubatch.min(self.prepared.n_ctx());
-        let pace = Pace::measure(context, slots, largest, self.some_token(), self.max_stall)?;
-        self.state.beat();
+        let pace = Pace::measure(context, slots, largest, self.some_token(), self.max_stall, || self.state.beat())?;
         tracing::debug!(worker = self.index, piece = pace.piece(), took = ?start.elapsed(), "pace measured");
         Ok(pace)
     }
@@ -143,8 +142,8 @@ impl Worker {
         let (slot, all) = (1 + most, self.prepared.n_outputs().clamp(1 + most, 17));
         let n_vocab = self.prepared.info().n_vocab;
         let sizes = [slot, all].map(|size| size.min(self.prepared.n_ctx()));
-        let cost = exact::cost(context, sizes, |position| (position * 31 % n_vocab).cast_signed())?;
-        self.state.beat();
+        let cost =
+            exact::cost(context, sizes, |position| (position * 31 % n_vocab).cast_signed(), || self.state.beat())?;
         match cost {
             Some(cost) => tracing::debug!(worker = self.index, cost, "guesses are exact"),
             None => tracing::warn!(

@@ -32,12 +32,14 @@ impl Pace {
         largest: u32,
         token: i32,
         limit: Duration,
+        beat: impl Fn(),
     ) -> Result<Self, NativeError> {
         let mut batch = Batch::default();
         let time = |context: &mut Context, batch: &Batch, kernels| {
             let start = Instant::now();
             context.decode(batch, kernels)?;
             let took = start.elapsed();
+            beat();
             (0..n_seq).try_for_each(|sequence| context.clear(sequence))?;
             Ok(took)
         };

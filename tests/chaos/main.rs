@@ -73,7 +73,7 @@ fn child() {
         "chaos" => chaos(u32::try_from(number("CHAOS_FAULTS")).unwrap(), number("CHAOS_SEED")),
         "defaults" => defaults::run(),
         "bare" => {
-            let supervisor = start(&decoders(), overrides().with_contain_faults(false));
+            let supervisor = start(&decoders(), SupervisorConfig::default().with_contain_faults(false));
             let fault = load::requests(1)[0].clone().with_fault(llamapen::Fault::NullWrite);
             let _ = support::read(supervisor.submit(fault).unwrap());
         }

@@ -13,19 +13,24 @@ enum { LEAST = 64 * 1024 };
 typedef struct lp_block {
     struct lp_block * next;
     struct lp_block * previous;
-    lp_domain * domain;
+    lp_domain * domain; // NULL: nobody's
     size_t bytes;
-    // Tells a block from a place of the allocator's that happens to begin a page: that has its own bytes in front of it.
-    struct lp_block * itself;
-    uint64_t mark;
 } lp_block;
 
 enum { PAGE = 4096 };
-static const uint64_t MARK = 0x6c6c616d6170656e;
 
-// Guards the lists of all domains. Held for a few instructions, in which nothing can fault, and never while parking: the
-// functions are called by threads that polled before.
-static pthread_mutex_t lists = PTHREAD_MUTEX_INITIALIZER;
+// All blocks of all domains: some tens. Whether a place is a block's is looked up here, since what is in front of a place of
+// somebody else's allocator must not be read.
+static lp_block * blocks;
+// Guards it. Held for a few instructions, in which nothing can fault, and never while parking: the functions are called by
+// threads that polled before.
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void unlink_block(lp_block * block) {
+    if (block->previous != NULL) block->previous->next = block->next;
+    else blocks = block->next;
+    if (block->next != NULL) block->next->previous = block->previous;
+}
 
 int lp_pen_memalign(void ** place, size_t alignment, size_t size) {
     lp_domain * domain = lp_current_domain();
@@ -34,60 +39,53 @@ int lp_pen_memalign(void ** place, size_t alignment, size_t size) {
     const size_t bytes = PAGE + ((size + PAGE - 1) & ~(size_t) (PAGE - 1));
     lp_block * block = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block == MAP_FAILED) return ENOMEM;
-    *block = (lp_block){ .domain = domain, .bytes = bytes, .itself = block, .mark = MARK };
+    *block = (lp_block){ .domain = domain, .bytes = bytes };
     const int depth = lp_pen_out();
-    pthread_mutex_lock(&lists);
-    block->next = domain->blocks;
-    if (block->next != NULL) block->next->previous = block;
-    domain->blocks = block;
-    pthread_mutex_unlock(&lists);
+    pthread_mutex_lock(&lock);
+    block->next = blocks;
+    if (blocks != NULL) blocks->previous = block;
+    blocks = block;
+    pthread_mutex_unlock(&lock);
     lp_pen_back(depth);
     *place = (char *) block + PAGE;
     return 0;
 }
 
 void lp_pen_free(void * place) {
-    lp_block * block = (lp_block *) ((char *) place - PAGE);
-    if (place == NULL || (uintptr_t) place % PAGE != 0 || block->itself != block || block->mark != MARK) return free(place);
+    if (place == NULL || (uintptr_t) place % PAGE != 0) return free(place);
     const int depth = lp_pen_out();
-    pthread_mutex_lock(&lists);
-    if (block->domain != NULL) {
-        if (block->previous != NULL) block->previous->next = block->next;
-        else block->domain->blocks = block->next;
-        if (block->next != NULL) block->next->previous = block->previous;
-    }
-    pthread_mutex_unlock(&lists);
+    pthread_mutex_lock(&lock);
+    lp_block * block = blocks;
+    while (block != NULL && (char *) block + PAGE != (char *) place) block = block->next;
+    if (block != NULL) unlink_block(block);
+    pthread_mutex_unlock(&lock);
     lp_pen_back(depth);
+    if (block == NULL) return free(place);
     munmap(block, block->bytes);
 }
 
 void lp_domain_free_blocks(lp_domain * domain) {
-    pthread_mutex_lock(&lists);
-    lp_block * block = domain->blocks;
-    domain->blocks = NULL;
-    pthread_mutex_unlock(&lists);
-    while (block != NULL) {
-        lp_block * next = block->next;
-        munmap(block, block->bytes);
-        block = next;
+    lp_block * own = NULL;
+    pthread_mutex_lock(&lock);
+    for (lp_block *block = blocks, *next; block != NULL; block = next) {
+        next = block->next;
+        if (block->domain != domain) continue;
+        unlink_block(block);
+        block->next = own;
+        own = block;
     }
-}
-
-// glibc's alone. Other allocators look after themselves.
-extern int malloc_trim(size_t keep) __attribute__((weak));
-
-void lp_trim(void) {
-    if (malloc_trim != NULL) malloc_trim(0);
+    pthread_mutex_unlock(&lock);
+    while (own != NULL) {
+        lp_block * next = own->next;
+        munmap(own, own->bytes);
+        own = next;
+    }
 }
 
 void lp_leave_blocks(lp_domain * domain) {
-    pthread_mutex_lock(&lists);
-    for (lp_block * block = domain->blocks; block != NULL;) {
-        lp_block * next = block->next;
-        block->domain = NULL;
-        block->next = block->previous = NULL;
-        block = next;
+    pthread_mutex_lock(&lock);
+    for (lp_block * block = blocks; block != NULL; block = block->next) {
+        if (block->domain == domain) block->domain = NULL;
     }
-    domain->blocks = NULL;
-    pthread_mutex_unlock(&lists);
+    pthread_mutex_unlock(&lock);
 }

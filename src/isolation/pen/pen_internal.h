@@ -34,8 +34,6 @@ typedef struct lp_thread {
     bool compute;
 } lp_thread;
 
-struct lp_block;
-
 struct lp_domain {
     // Grows with everything that somebody may wait for.
     _Atomic int changed;
@@ -49,7 +47,6 @@ struct lp_domain {
     int armed_place;
     lp_fault fault;
     pthread_t handle;
-    _Atomic(struct lp_block *) blocks;
 };
 
 // Without handlers nothing can be parked where it stands, and nothing is contained but what is caught.
