@@ -19,7 +19,9 @@ pub fn shim(sources: &Sources) -> Result<(), String> {
         .flag("-Wall")
         .flag("-Wextra");
     if std::env::var_os("CARGO_FEATURE_FAULT_INJECTION").is_some() {
-        build.define("LLAMAPEN_FAULT_INJECTION", None).file("src/isolation/pen/inject.cpp");
+        build
+            .define("LLAMAPEN_FAULT_INJECTION", None)
+            .files(["src/isolation/pen/inject.cpp", "src/isolation/pen/inject_locks.cpp"]);
     }
     build.try_compile("llamapen_shim").map_err(|e| format!("compiling src/native/shim.cpp: {e}"))?;
     println!("cargo::rustc-link-lib=static=llamapen_shim");

@@ -1,5 +1,6 @@
 //! What is compiled, with which defines: the same sources and definitions that llama.cpp's own CMake files choose for
-//! a Release CPU build, less OpenMP and less `ggml.cpp`, which holds only a `std::terminate` hook that forks a debugger.
+//! a Release CPU build, less OpenMP, less `ggml.cpp`, which holds only a `std::terminate` hook that forks a debugger, and less
+//! `ggml-threading.cpp`, which holds only ggml's critical section: `critical.c` of the pen is that.
 
 use crate::target::{Arch, Target};
 use std::fs;
@@ -62,15 +63,8 @@ const LLAMA_CORE: &[&str] = &[
     "unicode-data.cpp",
     "unicode.cpp",
 ];
-const GGML_BASE: &[&str] = &[
-    "ggml-alloc.c",
-    "ggml-backend.cpp",
-    "ggml-backend-meta.cpp",
-    "ggml-opt.cpp",
-    "ggml-threading.cpp",
-    "ggml-quants.c",
-    "gguf.cpp",
-];
+const GGML_BASE: &[&str] =
+    &["ggml-alloc.c", "ggml-backend.cpp", "ggml-backend-meta.cpp", "ggml-opt.cpp", "ggml-quants.c", "gguf.cpp"];
 const GGML_CPU: &[&str] = &[
     "ggml-cpu.cpp",
     "repack.cpp",
@@ -155,7 +149,7 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
         },
         Group {
             name: "pen",
-            files: under(&ours, &["pen.c", "handlers.c", "blocks.c", "catch.cpp", "relax.c"]),
+            files: under(&ours, &["pen.c", "handlers.c", "blocks.c", "critical.c", "catch.cpp", "relax.c"]),
             includes: vec![ours.clone()],
             defines: vec![("_GNU_SOURCE", None)],
             arch_flags: false,

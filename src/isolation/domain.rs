@@ -30,6 +30,8 @@ pub(crate) enum FaultKind {
     OutOfMemory,
     /// It was told to die, because it did not go on.
     Stall,
+    /// A Rust panic, in a build where panics abort.
+    Panic,
 }
 
 impl fmt::Display for Fault {
@@ -84,6 +86,12 @@ impl Domain {
         }
     }
 
+    /// Waits for either, for at most so long. True: it has ended.
+    pub(super) fn is_over(&self, wait: Duration) -> bool {
+        // SAFETY: the domain is alive.
+        unsafe { sys::lp_domain_is_over(self.raw.as_ptr(), micros(wait)) }
+    }
+
     fn fault(&self) -> Fault {
         // SAFETY: plain data, for which zero is a valid value.
         let mut raw: sys::lp_fault = unsafe { std::mem::zeroed() };
@@ -96,6 +104,7 @@ impl Domain {
             sys::LP_FAULT_THROW => (FaultKind::Exception, format!("C++ exception: {text}")),
             sys::LP_FAULT_MEMORY => (FaultKind::OutOfMemory, format!("out of memory: {text}")),
             sys::LP_FAULT_STALL => (FaultKind::Stall, text),
+            sys::LP_FAULT_PANIC => (FaultKind::Panic, text),
             _ => (FaultKind::Signal, signal_text(&raw)),
         };
         Fault { kind, on_compute_thread: raw.on_compute_thread, message }
@@ -109,16 +118,29 @@ impl Domain {
 
     /// Parks its threads, for at most so long. True: all of them.
     pub(super) fn park(&self, wait: Duration) -> bool {
-        let us = u32::try_from(wait.as_micros()).unwrap_or(u32::MAX);
         // SAFETY: the domain is alive.
-        unsafe { sys::lp_domain_park(self.raw.as_ptr(), us) == 0 }
+        unsafe { sys::lp_domain_park(self.raw.as_ptr(), micros(wait)) == 0 }
     }
 
-    /// Ends the threads, all of which are parked, and gives its large blocks of memory back.
+    /// Ends the threads, all of which are parked.
     pub(super) fn reap(&self) {
         // SAFETY: called once, by the warden.
         unsafe { sys::lp_domain_reap(self.raw.as_ptr()) }
         self.is_empty.store(true, Ordering::Release);
+    }
+
+    /// Whether its first thread stopped in a call of ours, where what it was working on is whole.
+    pub(super) fn is_whole(&self) -> bool {
+        // SAFETY: the domain is alive.
+        unsafe { sys::lp_domain_is_whole(self.raw.as_ptr()) }
+    }
+
+    /// Gives its large blocks of memory back.
+    pub(super) fn free_blocks(&self) {
+        if self.is_empty.load(Ordering::Acquire) {
+            // SAFETY: no thread of it is left.
+            unsafe { sys::lp_domain_free_blocks(self.raw.as_ptr()) }
+        }
     }
 
     /// After an end in order.
@@ -138,6 +160,10 @@ impl Drop for Domain {
     }
 }
 
+fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
+}
+
 fn signal_text(fault: &sys::lp_fault) -> String {
     let name = match fault.signal {
         libc::SIGSEGV => "SIGSEGV",
@@ -154,8 +180,12 @@ fn signal_text(fault: &sys::lp_fault) -> String {
 pub(crate) fn install_handlers() -> Result<(), String> {
     let mut why = std::ptr::null();
     // SAFETY: `why` may be written to, and is set to a static text where false is returned.
-    match unsafe { sys::lp_handlers_install(&mut why) } {
-        true => Ok(()),
+    match unsafe { sys::lp_handlers_install(cfg!(panic = "abort"), &mut why) } {
+        true => {
+            #[cfg(panic = "abort")]
+            super::panic::install_hook();
+            Ok(())
+        }
         // SAFETY: as above.
         false => Err(unsafe { CStr::from_ptr(why) }.to_string_lossy().into_owned()),
     }
@@ -184,6 +214,14 @@ pub(crate) enum Injected {
     Loop = sys::LP_INJECT_LOOP,
     Throw = sys::LP_INJECT_THROW,
     NoMemory = sys::LP_INJECT_NO_MEMORY,
+    CriticalWrite = sys::LP_INJECT_CRITICAL_WRITE,
+    CriticalAbort = sys::LP_INJECT_CRITICAL_ABORT,
+    CriticalWait = sys::LP_INJECT_CRITICAL_WAIT,
+    MallocWrite = sys::LP_INJECT_MALLOC_WRITE,
+    Heap = sys::LP_INJECT_HEAP,
+    Allocate = sys::LP_INJECT_ALLOCATE,
+    AllocateAndAbort = sys::LP_INJECT_ALLOCATE_AND_ABORT,
+    Copy = sys::LP_INJECT_COPY,
 }
 
 /// Where it does that; see `LP_Place`.

@@ -3,7 +3,8 @@
 //! Contained are Rust panics (caught here), C++ exceptions (caught in the shim), aborts of ggml, and what raises a signal
 //! inside the engine's code. docs/containment.md says what is not.
 
-use super::domain::{Domain, Fault};
+use super::domain::{Domain, Fault, FaultKind};
+use super::remains::{self, Remains};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::cell::Cell;
@@ -15,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Address space for the stack. Tokenisers recurse with the length of a word; unused pages cost nothing.
-const STACK_BYTES: usize = 64 << 20;
+pub(super) const STACK_BYTES: usize = 64 << 20;
 /// A warden runs the hosts' wakers and log subscribers when it tells of an end.
 const WARDEN_STACK_BYTES: usize = 1 << 20;
 
@@ -28,9 +29,14 @@ pub(crate) fn is_current() -> bool {
     IN_DOMAIN.try_with(Cell::get).unwrap_or(false)
 }
 
+/// The current thread is one of ours.
+pub(super) fn enter() {
+    IN_DOMAIN.set(true);
+}
+
 /// How long the threads of a dead domain may take to park before its end is told, and before they are left alone.
 const PARK_SOON: Duration = Duration::from_millis(200);
-const PARK_AT_ALL: Duration = Duration::from_secs(10);
+pub(super) const PARK_AT_ALL: Duration = Duration::from_secs(10);
 
 /// How a body ended that did not return.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,16 +91,26 @@ pub(crate) fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
     end: impl FnOnce(Result<T, Death>) + Send + 'static,
 ) -> std::io::Result<Handle> {
+    spawn_leaving((), name, body, end)
+}
+
+/// The same for a body that leaves something when it dies.
+pub(crate) fn spawn_leaving<T: Send + 'static>(
+    remains: impl Remains,
+    name: String,
+    body: impl FnOnce() -> T + Send + 'static,
+    end: impl FnOnce(Result<T, Death>) + Send + 'static,
+) -> std::io::Result<Handle> {
     let _blocked = BlockedSignals::new();
     let domain = Arc::new(Domain::new().ok_or(std::io::ErrorKind::OutOfMemory)?);
     let watched = Arc::downgrade(&domain);
     let warden = move || {
-        IN_DOMAIN.set(true);
+        enter();
         let result = Arc::new(Mutex::new(None));
         let run = {
             let result = result.clone();
             move || {
-                IN_DOMAIN.set(true);
+                enter();
                 let caught = catch_unwind(AssertUnwindSafe(body));
                 *result.lock() = Some(caught.map_err(|panic| Death::Panic(panic_text(panic.as_ref()))));
             }
@@ -112,10 +128,14 @@ pub(crate) fn spawn<T: Send + 'static>(
             }
             Some(fault) => {
                 let parked = domain.park(PARK_SOON);
-                end(Err(Death::Fault(fault)));
+                end(Err(match fault.kind {
+                    FaultKind::Panic => Death::Panic(fault.message.clone()),
+                    _ => Death::Fault(fault.clone()),
+                }));
                 // Else one is perhaps in an endless wait of the system's: then all stays as it is.
                 if parked || domain.park(PARK_AT_ALL) {
                     domain.reap();
+                    remains::reclaim(&domain, &fault, remains);
                 }
             }
         }

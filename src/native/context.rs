@@ -12,7 +12,7 @@ pub(crate) struct Context {
     n_vocab: usize,
     // Both are read by the context and must outlive it.
     _abort: Arc<AtomicI32>,
-    _model: Arc<Model>,
+    model: Arc<Model>,
 }
 
 // SAFETY: llama.cpp binds a context to no thread; `&mut self` on every use keeps it to one at a time.
@@ -105,7 +105,8 @@ impl Context {
         // SAFETY: model and flag are kept alive beside the context.
         let raw = error::value(|e| unsafe { sys::lp_context_new(model.as_ptr(), &params, e) }, |c| c.is_null())?;
         let raw = NonNull::new(raw).expect("checked by value()");
-        Ok(Self { raw, n_vocab: model.n_vocab(), _abort: abort, _model: model })
+        model.has_context(raw);
+        Ok(Self { raw, n_vocab: model.n_vocab(), _abort: abort, model })
     }
 
     /// What llama.cpp allocated for it and its model.
@@ -229,6 +230,8 @@ fn index(n: u32) -> i32 {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        // First: if this dies of a fault, nobody tries again.
+        self.model.lost_context(self.raw);
         // SAFETY: made by lp_context_new, freed once.
         unsafe { sys::lp_context_free(self.raw.as_ptr()) }
     }

@@ -1,19 +1,44 @@
-//! A loaded model: weights, vocabulary, chat template.
+//! A loaded model: weights, vocabulary, chat template. What a worker holds of one, so that it can be given back when the worker
+//! is dead.
 
 use super::dry::DryCache;
 use super::{NativeError, NativeStatus, error, sys};
+use crate::isolation::Remains;
+use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, Weak};
 
 /// Weights and vocabulary, shared read-only by all contexts of the process.
-pub(crate) struct Model {
+struct Loaded {
     raw: NonNull<sys::lp_model>,
     dry: DryCache,
 }
 
 // SAFETY: llama.cpp only reads a loaded model. Its vocabulary functions take it as const; contexts of several threads
 // share it, which is llama.cpp's own way of running parallel contexts.
+unsafe impl Send for Loaded {}
+// SAFETY: as above.
+unsafe impl Sync for Loaded {}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        // SAFETY: made by lp_model_load, freed once; contexts hold a share, so none is left.
+        unsafe { sys::lp_model_free(self.raw.as_ptr()) }
+    }
+}
+
+/// A share of a loaded model. Each worker has its own, with the context that it made: both can be given back from outside
+/// when the worker is dead, and can drop nothing itself.
+pub(crate) struct Model {
+    /// Taken out only by [`Remains::give_back`].
+    loaded: UnsafeCell<Option<Arc<Loaded>>>,
+    context: AtomicPtr<sys::lp_context>,
+}
+
+// SAFETY: `loaded` is only read while any other use is possible, and what it holds may be used by several threads.
 unsafe impl Send for Model {}
 // SAFETY: as above.
 unsafe impl Sync for Model {}
@@ -52,16 +77,41 @@ impl Model {
         };
         // SAFETY: path ends with NUL, params and the closure live until the call returns.
         let model = error::value(|e| unsafe { sys::lp_model_load(path.as_ptr(), &params, e) }, |m| m.is_null())?;
-        Ok(Self { raw: NonNull::new(model).expect("checked by value()"), dry: DryCache::default() })
+        let raw = NonNull::new(model).expect("checked by value()");
+        Ok(Self::of(Arc::new(Loaded { raw, dry: DryCache::default() })))
+    }
+
+    fn of(loaded: Arc<Loaded>) -> Self {
+        Self { loaded: UnsafeCell::new(Some(loaded)), context: AtomicPtr::new(null_mut()) }
+    }
+
+    /// Another share of the same model.
+    pub(crate) fn share(&self) -> Self {
+        Self::of(self.loaded().clone())
+    }
+
+    fn loaded(&self) -> &Arc<Loaded> {
+        // SAFETY: written to only by give_back, whose caller knows that nobody is here any more.
+        unsafe { &*self.loaded.get() }.as_ref().expect("given back only when nobody uses it")
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::lp_model {
-        self.raw.as_ptr()
+        self.loaded().raw.as_ptr()
     }
 
     /// DRY samplers that requests had, to be copied for the next.
     pub(super) fn dry(&self) -> &DryCache {
-        &self.dry
+        &self.loaded().dry
+    }
+
+    /// A context was made of this share. One at a time can be freed from outside.
+    pub(super) fn has_context(&self, context: NonNull<sys::lp_context>) {
+        self.context.store(context.as_ptr(), Ordering::Release);
+    }
+
+    /// Its owner frees it.
+    pub(super) fn lost_context(&self, context: NonNull<sys::lp_context>) {
+        let _ = self.context.compare_exchange(context.as_ptr(), null_mut(), Ordering::AcqRel, Ordering::Relaxed);
     }
 
     pub(crate) fn n_vocab(&self) -> usize {
@@ -143,10 +193,20 @@ impl Model {
     }
 }
 
-impl Drop for Model {
-    fn drop(&mut self) {
-        // SAFETY: made by lp_model_load, freed once; contexts hold an Arc, so none is left.
-        unsafe { sys::lp_model_free(self.as_ptr()) }
+/// What a dead worker leaves. It counts as one of the share's owners for ever; one that ended in order leaves none.
+impl Remains for Weak<Model> {
+    unsafe fn free(&self) {
+        let Some(model) = self.upgrade() else { return };
+        if let Some(context) = NonNull::new(model.context.swap(null_mut(), Ordering::AcqRel)) {
+            // SAFETY: its owner is gone and did not free it, nobody uses it, and it is whole, as the caller knows.
+            unsafe { sys::lp_context_free_dead(context.as_ptr()) };
+        }
+    }
+
+    unsafe fn give_back(&self) {
+        let Some(model) = self.upgrade() else { return };
+        // SAFETY: nobody else uses this share, as the caller knows.
+        drop(unsafe { &mut *model.loaded.get() }.take());
     }
 }
 

@@ -188,6 +188,19 @@ void lp_context_free(lp_context * context) {
     guarded(nullptr, 0, [&] { delete context; return 0; });
 }
 
+bool lp_context_free_dead(lp_context * context) {
+    return guarded(nullptr, false, [&] {
+        const ggml_backend_sched_t scheduler = context->context->get_sched();
+        for (int i = 0; i < ggml_backend_sched_get_n_backends(scheduler); i++) {
+            // A device may hold locks that its context's destruction waits for.
+            if (!ggml_backend_is_cpu(ggml_backend_sched_get_backend(scheduler, i))) return false;
+        }
+        context->pool.release();
+        delete context;
+        return true;
+    });
+}
+
 LP_Status lp_context_memory(const lp_context * context, lp_memory_use * use, lp_error * error) {
     return guarded(error, LP_EXCEPTION, [&] {
         *use = {};

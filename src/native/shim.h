@@ -79,6 +79,9 @@ typedef struct lp_context_params {
 } lp_context_params;
 
 lp_context * lp_context_new(lp_model * model, const lp_context_params * params, lp_error * error);
+// Frees the context of a dead domain, all but its thread pool, which would join threads that are gone. False: it is not on the
+// CPU alone, and stays as it is.
+bool lp_context_free_dead(lp_context * context);
 void lp_context_free(lp_context * context);
 
 // Bytes that llama.cpp allocated for a context and its model.

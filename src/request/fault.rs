@@ -74,4 +74,20 @@ pub enum Fault {
     EndlessTokeniser,
     /// A loop without end while a piece of the prompt is decoded.
     EndlessPrompt,
+    /// A copy of a few KB to an address where nothing is, on the thread that decodes, inside a graph.
+    WildCopy,
+    /// A write to such an address while the thread is in ggml's critical section, which all graphs go through.
+    CriticalWrite,
+    /// `GGML_ABORT` in there.
+    CriticalAbort,
+    /// It stays in there until it is told to die, leaves it, and loops without end.
+    CriticalWait,
+    /// The write of a broken heap inside malloc.
+    MallocWrite,
+    /// A broken heap that the C library notices, and aborts.
+    HeapCorruption,
+    /// It allocates without end: only a stall ends it.
+    EndlessAllocation,
+    /// A compute thread does, and the thread that decodes aborts.
+    AbortBesideAllocation,
 }

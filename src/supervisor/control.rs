@@ -109,7 +109,7 @@ fn no_thread(error: std::io::Error) -> Error {
 
 pub(super) struct Control {
     pub shared: Arc<Shared>,
-    pub model: Option<Arc<Model>>,
+    pub model: Option<Model>,
     pub loader: Option<thread::Handle>,
     pub workers: Vec<Option<thread::Handle>>,
     /// Workers that stalled, and were told to die.
@@ -239,7 +239,7 @@ impl Control {
                     load_ms,
                     "model loaded"
                 );
-                self.model = Some(Arc::new(loaded));
+                self.model = Some(loaded);
                 if self.stopping {
                     self.model = None;
                     return;
@@ -263,7 +263,9 @@ impl Control {
     }
 
     fn start_worker(&mut self, i: usize) {
-        let Some(model) = self.model.clone() else { return };
+        let Some(model) = &self.model else { return };
+        let model = Arc::new(model.share());
+        let remains = Arc::downgrade(&model);
         let state = self.shared.workers[i].clone();
         state.beat();
         let identity = &self.shared.telemetry.identity;
@@ -295,7 +297,7 @@ impl Control {
             worker.run(|| drop(reports.send(Report::Ready(i))))
         };
         let done = move |end| drop(done.send(Report::Ended(i, end)));
-        match thread::spawn(format!("llamapen-work-{i}"), body, done) {
+        match thread::spawn_leaving(remains, format!("llamapen-work-{i}"), body, done) {
             Ok(handle) => self.workers[i] = Some(handle),
             Err(e) => self.failed(i, WorkerFault::new(CrashReason::HostOutOfMemory, no_thread(e).to_string())),
         }
@@ -506,6 +508,7 @@ fn reason(death: &Death) -> CrashReason {
             FaultKind::Exception => CrashReason::CppException,
             FaultKind::OutOfMemory => CrashReason::HostOutOfMemory,
             FaultKind::Stall => CrashReason::Stall,
+            FaultKind::Panic => CrashReason::Panic,
         },
     }
 }

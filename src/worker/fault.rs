@@ -44,6 +44,14 @@ fn injection(fault: Fault) -> Option<(Injected, Place)> {
         Fault::BadAlloc => (Injected::NoMemory, Place::New),
         Fault::SamplerException => (Injected::Throw, Place::Sampler),
         Fault::EndlessTokeniser => (Injected::Loop, Place::New),
+        Fault::WildCopy => (Injected::Copy, Place::Graph),
+        Fault::CriticalWrite => (Injected::CriticalWrite, Place::Graph),
+        Fault::CriticalAbort => (Injected::CriticalAbort, Place::Graph),
+        Fault::CriticalWait => (Injected::CriticalWait, Place::Graph),
+        Fault::MallocWrite => (Injected::MallocWrite, Place::Graph),
+        Fault::HeapCorruption => (Injected::Heap, Place::Graph),
+        Fault::EndlessAllocation => (Injected::Allocate, Place::Graph),
+        Fault::AbortBesideAllocation => (Injected::AllocateAndAbort, Place::Compute),
     })
 }
 

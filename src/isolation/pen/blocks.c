@@ -61,7 +61,7 @@ void lp_pen_free(void * place) {
     munmap(block, block->bytes);
 }
 
-void lp_free_blocks(lp_domain * domain) {
+void lp_domain_free_blocks(lp_domain * domain) {
     pthread_mutex_lock(&lists);
     lp_block * block = domain->blocks;
     domain->blocks = NULL;

@@ -9,17 +9,24 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-static const int SIGNALS[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+// The last one only where Rust's panics abort.
+static const int SIGNALS[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT };
 enum { N_SIGNALS = sizeof SIGNALS / sizeof *SIGNALS };
 
 _Atomic bool lp_handlers_on;
 
 static struct sigaction before[N_SIGNALS];
+// How many of them.
+static int n_signals;
 // Where the engine's code is.
 static uintptr_t text_begin, text_end, module_base;
+// Where the C library's are that the engine fills and copies memory with, as they were chosen for this CPU.
+static uintptr_t copies[3];
+// One takes up to 2 KB, in the C libraries that we know; behind it are others of the same kind.
+enum { COPY_BYTES = 2048 };
 
 static int place_of(int signal) {
-    for (int i = 0; i < N_SIGNALS; i++) {
+    for (int i = 0; i < n_signals; i++) {
         if (SIGNALS[i] == signal) return i;
     }
     return -1;
@@ -36,6 +43,13 @@ static uintptr_t position(const ucontext_t * context) {
 #endif
 }
 
+static bool in_copy(uintptr_t address) {
+    for (size_t i = 0; i < sizeof copies / sizeof *copies; i++) {
+        if (address >= copies[i] && address < copies[i] + COPY_BYTES) return true;
+    }
+    return false;
+}
+
 // Where a function without a frame of its own (memcpy and its like, or a jump to nowhere) returns to.
 static uintptr_t caller(const ucontext_t * context) {
 #if defined(__x86_64__)
@@ -46,21 +60,25 @@ static uintptr_t caller(const ucontext_t * context) {
 #endif
 }
 
-// Whether nobody outside the domain waits for what the thread may hold: it is in the engine's own code, or in a leaf function
-// that this calls. Inside malloc, for one, it is not. The position first: a stack that overflowed cannot be read, and then
-// the engine's code stands on top of it.
-static bool holds_nothing(const ucontext_t * context) {
-    return in_engine(position(context)) || in_engine(caller(context));
+// Whether a fault happened where nobody outside the domain waits for what the thread may hold: in the engine's own code, or
+// in a copy that this asked for, or where it jumped to and nothing is. Inside malloc, for one, the top of the stack is no
+// return address and may be anything, so it is believed nowhere else. The position first: a stack that overflowed cannot be
+// read, and then the engine's code stands on top of it.
+static bool holds_nothing(const ucontext_t * context, const siginfo_t * info) {
+    const uintptr_t pc = position(context);
+    const bool jumped = info->si_signo == SIGSEGV && pc == (uintptr_t) info->si_addr;
+    return in_engine(pc) || ((in_copy(pc) || jumped) && in_engine(caller(context)));
 }
 
-// Interrupted in a wait for a futex: whoever wakes it finds others to wake.
+// Interrupted in a wait of the system's that had not ended: it was not woken, so it took nobody's wake with it, and what it
+// waits for it does not hold. Other calls tell no EINTR: malloc has the system give it memory while it holds its lock.
 static bool waits(const ucontext_t * context) {
 #if defined(__x86_64__)
     const unsigned char * next = (const unsigned char *) position(context);
-    return next[-2] == 0x0f && next[-1] == 0x05;
+    return next[-2] == 0x0f && next[-1] == 0x05 && context->uc_mcontext.gregs[REG_RAX] == -EINTR;
 #else
     const uint32_t * next = (const uint32_t *) position(context);
-    return next[-1] == 0xd4000001;
+    return next[-1] == 0xd4000001 && (int64_t) context->uc_mcontext.regs[0] == -EINTR;
 #endif
 }
 
@@ -85,12 +103,16 @@ static void handle(int signal, siginfo_t * info, void * given) {
         const uintptr_t pc = position(context);
         if (signal == LP_PARK_SIGNAL && info->si_code == SI_TKILL && info->si_pid == getpid()) {
             // From lp_domain_park, which asks again: where it cannot be parked now it may be able to later.
-            const bool dying = atomic_load(&thread->domain->dying);
-            if (dying && thread->pen > 0 && (holds_nothing(context) || waits(context))) lp_park(thread);
+            const bool dying = atomic_load(&thread->domain->dying), may = thread->pen > 0 && thread->critical == 0;
+            if (dying && may && (in_engine(pc) || waits(context))) {
+                if (!thread->compute) atomic_store(&thread->domain->interrupted, 1);
+                lp_park(thread);
+            }
             errno = saved;
             return;
         }
-        if (thread->pen > 0 && info->si_code > 0 && holds_nothing(context)) {
+        if (signal == SIGABRT && thread->panicked) lp_park(thread);
+        if (signal != SIGABRT && thread->pen > 0 && thread->critical == 0 && info->si_code > 0 && holds_nothing(context, info)) {
             lp_fault fault = {
                 .kind = LP_FAULT_SIGNAL,
                 .signal = signal,
@@ -126,7 +148,7 @@ static int find_text(struct dl_phdr_info * info, size_t size, void * data) {
     return 0;
 }
 
-bool lp_handlers_install(const char ** why) {
+bool lp_handlers_install(bool aborts, const char ** why) {
     static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
     static bool installed;
     pthread_mutex_lock(&once);
@@ -136,11 +158,13 @@ bool lp_handlers_install(const char ** why) {
         if (text_end == 0) *why = "the engine's code was not found in this process";
         else if (in_engine((uintptr_t) &malloc)) *why = "the C library is linked statically";
         else {
+            copies[0] = (uintptr_t) &memcpy, copies[1] = (uintptr_t) &memmove, copies[2] = (uintptr_t) &memset;
+            n_signals = aborts ? N_SIGNALS : N_SIGNALS - 1;
             installed = lp_handlers_on = true;
             struct sigaction ours = { .sa_flags = SA_SIGINFO | SA_ONSTACK };
             ours.sa_sigaction = handle;
             sigemptyset(&ours.sa_mask);
-            for (int i = 0; i < N_SIGNALS; i++) sigaction(SIGNALS[i], &ours, &before[i]);
+            for (int i = 0; i < n_signals; i++) sigaction(SIGNALS[i], &ours, &before[i]);
         }
     }
     const bool done = installed;
@@ -150,7 +174,7 @@ bool lp_handlers_install(const char ** why) {
 
 bool lp_handlers_installed(void) {
     if (!lp_handlers_on) return false;
-    for (int i = 0; i < N_SIGNALS; i++) {
+    for (int i = 0; i < n_signals; i++) {
         struct sigaction now;
         if (sigaction(SIGNALS[i], NULL, &now) != 0 || !(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != handle) return false;
     }

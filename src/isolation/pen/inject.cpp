@@ -38,7 +38,8 @@ void meet() {
 }
 
 void inject(int place) {
-    switch (lp_pen_take_armed(place)) {
+    const int injected = lp_pen_take_armed(place);
+    switch (injected) {
     case LP_INJECT_NULL_WRITE: null_write(); break;
     case LP_INJECT_WILD_WRITE: *reinterpret_cast<volatile int *>(static_cast<uintptr_t>(0xdead0000000)) = 1; break;
     case LP_INJECT_READ_ONLY_WRITE: read_only_write(); break;
@@ -52,7 +53,7 @@ void inject(int place) {
         for (;;) __asm__ volatile("" ::: "memory");
     case LP_INJECT_THROW: throw std::runtime_error("injected C++ exception");
     case LP_INJECT_NO_MEMORY: throw std::bad_alloc();
-    default: break;
+    default: lp_inject_locks(injected); break;
     }
 }
 

@@ -20,6 +20,12 @@ static long futex(_Atomic int * word, int op, int value, const struct timespec *
     return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, timeout, NULL, 0);
 }
 
+static int64_t now_us(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t) now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
 static void wake_all(_Atomic int * word) { futex(word, FUTEX_WAKE, INT32_MAX, NULL); }
 
 pid_t lp_tid(void) { return (pid_t) syscall(SYS_gettid); }
@@ -40,6 +46,8 @@ static lp_thread * take_entry(lp_domain * domain, bool compute) {
         thread->domain = domain;
         thread->compute = compute;
         thread->pen = 0;
+        thread->critical = 0;
+        thread->panicked = false;
         atomic_store(&thread->state, LP_RUNNING);
         thread->stack = mmap(NULL, LP_HANDLER_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
         if (thread->stack == MAP_FAILED) {
@@ -119,6 +127,18 @@ bool lp_domain_wait(lp_domain * domain) {
     }
 }
 
+bool lp_domain_is_over(lp_domain * domain, unsigned wait_us) {
+    const int64_t end = now_us() + wait_us;
+    for (;;) {
+        const int changed = atomic_load(&domain->changed);
+        if (atomic_load(&domain->faulted) == LP_RECORDED || atomic_load(&domain->ended)) return true;
+        const int64_t left = end - now_us();
+        if (left <= 0) return false;
+        const struct timespec pause = { .tv_sec = left / 1000000, .tv_nsec = left % 1000000 * 1000 };
+        futex(&domain->changed, FUTEX_WAIT, changed, &pause);
+    }
+}
+
 void lp_domain_join(lp_domain * domain) { pthread_join(domain->handle, NULL); }
 
 // --- faults ---
@@ -135,6 +155,8 @@ bool lp_record(lp_domain * domain, const lp_fault * fault) {
     wake_all(&domain->changed);
     return first;
 }
+
+bool lp_domain_is_whole(const lp_domain * domain) { return atomic_load(&((lp_domain *) domain)->interrupted) == 0; }
 
 bool lp_domain_fault(const lp_domain * domain, lp_fault * fault) {
     if (atomic_load(&((lp_domain *) domain)->faulted) != LP_RECORDED) return false;
@@ -166,7 +188,8 @@ void lp_park(lp_thread * thread) {
 
 void lp_pen_poll(void) {
     lp_thread * thread = self;
-    if (thread != NULL && atomic_load_explicit(&thread->domain->dying, memory_order_relaxed)) lp_park(thread);
+    if (thread == NULL || thread->critical > 0) return;
+    if (atomic_load_explicit(&thread->domain->dying, memory_order_relaxed)) lp_park(thread);
 }
 
 void lp_pen_enter(void) {
@@ -201,7 +224,8 @@ void lp_pen_back(int depth) {
 // The calling thread's domain ends of this. Returns where nothing can be contained: the process ends as it would have.
 static void fatal(int kind, const char * message) {
     lp_thread * thread = self;
-    if (thread == NULL || !lp_handlers_on) return;
+    // A thread of the host's, or one that others may wait for.
+    if (thread == NULL || thread->critical > 0 || !lp_handlers_on) return;
     lp_fault fault = { .kind = kind, .tid = lp_tid(), .on_compute_thread = thread->compute };
     lp_copy(fault.message, sizeof fault.message, message);
     lp_record(thread->domain, &fault);
@@ -216,6 +240,15 @@ void lp_pen_abort(const char * message) {
 void lp_pen_thrown(const char * message) { fatal(LP_FAULT_THROW, message); }
 
 void lp_pen_no_memory(const char * message) { fatal(LP_FAULT_MEMORY, message); }
+
+void lp_pen_panicked(const char * message) {
+    lp_thread * thread = self;
+    if (thread == NULL || thread->critical > 0 || !lp_handlers_on) return;
+    lp_fault fault = { .kind = LP_FAULT_PANIC, .tid = lp_tid(), .on_compute_thread = thread->compute };
+    lp_copy(fault.message, sizeof fault.message, message);
+    thread->panicked = true;
+    lp_record(thread->domain, &fault);
+}
 
 // --- compute threads ---
 
@@ -265,17 +298,12 @@ static int others(lp_domain * domain, int state, bool ask) {
 }
 
 int lp_domain_park(lp_domain * domain, unsigned wait_us) {
-    struct timespec now, end;
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    end.tv_sec += wait_us / 1000000;
-    end.tv_nsec += (long) (wait_us % 1000000) * 1000;
-    if (end.tv_nsec >= 1000000000) end.tv_sec++, end.tv_nsec -= 1000000000;
+    const int64_t end = now_us() + wait_us;
     for (int turn = 0;; turn++) {
         const int changed = atomic_load(&domain->changed);
         // Most park by themselves, in ggml's barrier or when their call returns.
         const int left = others(domain, LP_PARKED, turn > 0);
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        if (left == 0 || now.tv_sec > end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec >= end.tv_nsec)) return left;
+        if (left == 0 || now_us() >= end) return left;
         const struct timespec pause = { .tv_nsec = 1000000 };
         futex(&domain->changed, FUTEX_WAIT, changed, &pause);
     }
@@ -293,11 +321,12 @@ void lp_domain_reap(lp_domain * domain) {
     }
     atomic_store(&domain->released, 1);
     wake_all(&domain->released);
+    // It ended in order while it was told to die.
+    if (atomic_load(&domain->ended)) pthread_join(domain->handle, NULL);
     for (size_t i = 0; i < n; i++) {
         pthread_join(handles[i], NULL);
         give_entry(entries[i]);
     }
-    lp_free_blocks(domain);
 }
 
 // --- fault injection ---
@@ -318,5 +347,9 @@ int lp_pen_take_armed(int place) {
     if (injected == 0 || place != thread->domain->armed_place) return 0;
     return atomic_compare_exchange_strong(&thread->domain->armed, &injected, 0) ? injected : 0;
 }
+
+bool lp_pen_is_dying(void) { return self != NULL && atomic_load(&self->domain->dying) != 0; }
+
+lp_thread * lp_current_thread(void) { return self; }
 
 lp_domain * lp_current_domain(void) { return self == NULL ? NULL : self->domain; }

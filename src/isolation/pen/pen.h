@@ -21,6 +21,7 @@ typedef enum LP_FaultKind {
     LP_FAULT_THROW = 3,  // a C++ exception on a compute thread
     LP_FAULT_STALL = 4,  // told to end from outside
     LP_FAULT_MEMORY = 5, // std::bad_alloc where LP_FAULT_THROW is said of others
+    LP_FAULT_PANIC = 6,  // a Rust panic that would abort
 } LP_FaultKind;
 
 // One fault domain. Owned by Rust; must live until no thread of it is left.
@@ -46,19 +47,26 @@ void lp_domain_free(lp_domain * domain);
 bool lp_domain_start(lp_domain * domain, size_t stack_bytes, void (*body)(void *), void * data);
 // Waits until the body has returned (true) or the domain has faulted (false).
 bool lp_domain_wait(lp_domain * domain);
+// Waits for either, for at most wait_us; false: neither has happened.
+bool lp_domain_is_over(lp_domain * domain, unsigned wait_us);
 // What happened, once it has.
 bool lp_domain_fault(const lp_domain * domain, lp_fault * fault);
 // Marks the domain as dying because of a stall, and as faulted, if it is not already.
 void lp_domain_condemn(lp_domain * domain, const char * message);
 // Asks the threads that are not parked yet to park, waits at most wait_us, and says how many are not.
 int lp_domain_park(lp_domain * domain, unsigned wait_us);
-// Ends all parked threads and joins them; those that are not parked stay. Frees what the domain allocated in large blocks.
+// Ends all parked threads and joins them; those that are not parked stay.
 void lp_domain_reap(lp_domain * domain);
+// Whether the first thread stopped in a call of ours, where what it was working on is whole, and not at some instruction.
+bool lp_domain_is_whole(const lp_domain * domain);
+// Gives back what the domain allocated in large blocks. Only when it has no threads any more.
+void lp_domain_free_blocks(lp_domain * domain);
 // Joins the first thread after its body has returned.
 void lp_domain_join(lp_domain * domain);
 
-// Installs the handlers, once. False: they cannot work in this process, and why.
-bool lp_handlers_install(const char ** why);
+// Installs the handlers, once. False: they cannot work in this process, and why. `aborts`: for SIGABRT, too, which a Rust
+// panic raises where panics do not unwind.
+bool lp_handlers_install(bool aborts, const char ** why);
 // Whether ours are still what the kernel calls.
 bool lp_handlers_installed(void);
 
@@ -76,6 +84,10 @@ void lp_pen_abort(const char * message);
 void lp_pen_thrown(const char * message);
 // The same of std::bad_alloc.
 void lp_pen_no_memory(const char * message);
+
+// Rust panicked, and its abort follows: the domain dies of that, and the thread is parked in it. Not at once, because the
+// caller is a panic hook, around which Rust holds a lock.
+void lp_pen_panicked(const char * message);
 
 // Parks the calling thread if its domain is dying. Called by ggml's waiting loops.
 void lp_pen_poll(void);
@@ -95,6 +107,15 @@ typedef enum LP_Injected {
     LP_INJECT_WEIGHT_WRITE = 10, // to weights that are mapped from the model's file
     LP_INJECT_NO_MEMORY = 11,    // std::bad_alloc; in LP_IN_MEMALIGN: ENOMEM
     LP_INJECT_TOGETHER = 12,     // waits for a second thread that is told the same, then as LP_INJECT_NULL_WRITE
+    // See inject_locks.cpp.
+    LP_INJECT_CRITICAL_WRITE = 20,
+    LP_INJECT_CRITICAL_ABORT = 21,
+    LP_INJECT_CRITICAL_WAIT = 22,
+    LP_INJECT_MALLOC_WRITE = 23,
+    LP_INJECT_HEAP = 24,
+    LP_INJECT_ALLOCATE = 25,
+    LP_INJECT_ALLOCATE_AND_ABORT = 26,
+    LP_INJECT_COPY = 27,
 } LP_Injected;
 typedef enum LP_Place {
     LP_IN_GRAPH = 0,    // that is computed, on the thread that decodes
@@ -109,6 +130,10 @@ void lp_pen_arm(int injected, int place);
 int lp_pen_take_armed(int place);
 // In builds with fault injection: makes all of it happen.
 void lp_pen_inject(void);
+// Does those that have to do with locks.
+void lp_inject_locks(int injected);
+// Whether the calling thread's domain is dying.
+bool lp_pen_is_dying(void);
 // Called at all those places, if set.
 extern void (*lp_pen_injector)(int place);
 

@@ -27,6 +27,10 @@ typedef struct lp_thread {
     void * stack;
     // How many calls of llama.cpp it is in; above 0 it may be parked where it stands.
     volatile int pen;
+    // How many sections it is in that threads of other domains wait for; above 0 it is not parked, whatever happens.
+    volatile int critical;
+    // It will abort, because Rust panicked: nobody waits for it any more.
+    volatile bool panicked;
     bool compute;
 } lp_thread;
 
@@ -39,6 +43,8 @@ struct lp_domain {
     _Atomic int faulted;
     _Atomic int dying;
     _Atomic int released;
+    // The first thread was parked by a signal, and not by itself.
+    _Atomic int interrupted;
     _Atomic int armed;
     int armed_place;
     lp_fault fault;
@@ -58,10 +64,10 @@ bool lp_record(lp_domain * domain, const lp_fault * fault);
 // Does not return: waits until the domain is released, and ends the thread.
 void lp_park(lp_thread * thread) __attribute__((noreturn));
 void lp_copy(char * to, size_t size, const char * from);
-void lp_free_blocks(lp_domain * domain);
 // What the domain allocated is nobody's from now on, and outlives it: weights that the loader repacked.
 void lp_leave_blocks(lp_domain * domain);
 // The calling thread's; NULL for a thread of the host.
 lp_domain * lp_current_domain(void);
+lp_thread * lp_current_thread(void);
 // In catch.cpp: runs a compute thread's body; what it throws ends the domain.
 void * lp_pen_catch(void * (*body)(void *), void * data);
