@@ -4,6 +4,7 @@
 use super::dry::DryCache;
 use super::{NativeError, NativeStatus, error, sys};
 use crate::isolation::Remains;
+use parking_lot::Mutex;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
@@ -30,12 +31,14 @@ impl Drop for Loaded {
     }
 }
 
-/// A share of a loaded model. Each worker has its own, with the context that it made: both can be given back from outside
-/// when the worker is dead, and can drop nothing itself.
+/// A share of a loaded model. Each worker has its own, with what it made of it: all can be given back from outside when the
+/// worker is dead, and can drop nothing itself.
 pub(crate) struct Model {
     /// Taken out only by [`Remains::give_back`].
     loaded: UnsafeCell<Option<Arc<Loaded>>>,
+    /// The context, of several the last.
     context: AtomicPtr<sys::lp_context>,
+    samplers: Mutex<Vec<NonNull<sys::lp_sampler>>>,
 }
 
 // SAFETY: `loaded` is only read while any other use is possible, and what it holds may be used by several threads.
@@ -82,7 +85,8 @@ impl Model {
     }
 
     fn of(loaded: Arc<Loaded>) -> Self {
-        Self { loaded: UnsafeCell::new(Some(loaded)), context: AtomicPtr::new(null_mut()) }
+        let context = AtomicPtr::new(null_mut());
+        Self { loaded: UnsafeCell::new(Some(loaded)), context, samplers: Mutex::default() }
     }
 
     /// Another share of the same model.
@@ -104,7 +108,7 @@ impl Model {
         &self.loaded().dry
     }
 
-    /// A context was made of this share. One at a time can be freed from outside.
+    /// A context was made of this share.
     pub(super) fn has_context(&self, context: NonNull<sys::lp_context>) {
         self.context.store(context.as_ptr(), Ordering::Release);
     }
@@ -112,6 +116,14 @@ impl Model {
     /// Its owner frees it.
     pub(super) fn lost_context(&self, context: NonNull<sys::lp_context>) {
         let _ = self.context.compare_exchange(context.as_ptr(), null_mut(), Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_sampler(&self, sampler: NonNull<sys::lp_sampler>) {
+        self.samplers.lock().push(sampler);
+    }
+
+    pub(super) fn lost_sampler(&self, sampler: NonNull<sys::lp_sampler>) {
+        self.samplers.lock().retain(|other| *other != sampler);
     }
 
     pub(crate) fn n_vocab(&self) -> usize {
@@ -201,6 +213,14 @@ impl Remains for Weak<Model> {
             // SAFETY: its owner is gone and did not free it, nobody uses it, and it is whole, as the caller knows.
             unsafe { sys::lp_context_free_dead(context.as_ptr()) };
         }
+        // A thread that panicked may have had the lock; no other can.
+        for sampler in model.samplers.try_lock().map(|mut samplers| std::mem::take(&mut *samplers)).unwrap_or_default()
+        {
+            // SAFETY: as above.
+            unsafe { sys::lp_sampler_free(sampler.as_ptr()) };
+        }
+        // SAFETY: takes nothing.
+        unsafe { sys::lp_trim() };
     }
 
     unsafe fn give_back(&self) {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 pub(crate) struct Sampler {
     raw: NonNull<sys::lp_sampler>,
     n_vocab: usize,
-    _model: Arc<Model>,
+    // It is kept alive, and told.
+    model: Arc<Model>,
 }
 
 // SAFETY: a sampler has no thread of its own; `&mut self` keeps it to one at a time.
@@ -46,7 +47,9 @@ impl Sampler {
         let new =
             |e| unsafe { sys::lp_sampler_new(model.as_ptr(), &sampling.params, biases.as_ptr(), biases.len(), dry, e) };
         let raw = error::value(new, |s| s.is_null())?;
-        Ok(Self { raw: NonNull::new(raw).expect("checked by value()"), n_vocab: model.n_vocab(), _model: model })
+        let raw = NonNull::new(raw).expect("checked by value()");
+        model.has_sampler(raw);
+        Ok(Self { raw, n_vocab: model.n_vocab(), model })
     }
 
     /// Makes its chain of filters a place for faults.
@@ -73,6 +76,8 @@ impl Sampler {
 
 impl Drop for Sampler {
     fn drop(&mut self) {
+        // First, as for contexts.
+        self.model.lost_sampler(self.raw);
         // SAFETY: made by lp_sampler_new, freed once.
         unsafe { sys::lp_sampler_free(self.raw.as_ptr()) }
     }
