@@ -77,7 +77,7 @@ fn child() {
         .with_backoff(Duration::from_millis(1), Duration::from_millis(1));
     let supervisor = support::start_with(&support::config().with_threads(2), config);
     if what == "dies" {
-        let _ = read(supervisor.submit(plain().with_fault(fault)).unwrap());
+        let _ = read(supervisor.submit(plain().with_max_resumes(0).with_fault(fault)).unwrap());
         return again(&supervisor);
     }
     let (rounds, text) = match fault {
@@ -87,7 +87,7 @@ fn child() {
         _ => (3, "stall"),
     };
     for _ in 0..rounds {
-        let failed = read(supervisor.submit(plain().with_fault(fault)).unwrap()).unwrap_err();
+        let failed = read(supervisor.submit(plain().with_max_resumes(0).with_fault(fault)).unwrap()).unwrap_err();
         assert!(failed.status == Status::WorkerReset && failed.message.contains(text), "{failed:?}");
         again(&supervisor);
     }

@@ -54,7 +54,7 @@ class Handler(unittest.TestCase):
             with Supervisor(engine, taint="continue", stall_limit_ms=4000, backoff_initial_ms=1) as supervisor:
                 supervisor.wait_ready(60)
                 for fault in ("null_write", "compute_null_write", "stack_overflow", "abort", "compute_abort", "endless_loop"):
-                    *_, last = supervisor.submit("One, two,", max_tokens=6, ignore_eos=True, fault=fault)
+                    *_, last = supervisor.submit("One, two,", max_tokens=6, ignore_eos=True, max_resumes=0, fault=fault)
                     assert isinstance(last, Failed) and last.error.status_name == "WORKER_RESET", last
                 *_, last = supervisor.submit("One, two,", max_tokens=6, ignore_eos=True)
                 assert last.reason == "length", last

@@ -37,7 +37,7 @@ fn main() {
 
 /// How it failed, if it did.
 fn read(supervisor: &Supervisor, fault: Option<Fault>) -> Option<Failed> {
-    let mut request = Request::prompt("One, two,").with_max_tokens(4).with_ignore_eos(true);
+    let mut request = Request::prompt("One, two,").with_max_tokens(4).with_ignore_eos(true).with_max_resumes(0);
     request.fault = fault;
     supervisor.submit(request).unwrap().find_map(|event| match event {
         Event::Failed(failed) => Some(failed),
