@@ -51,7 +51,7 @@ class Handler(unittest.TestCase):
             from llamapen import Failed, Supervisor
 
             engine = support.engine(n_ctx=256, threads=2)
-            with Supervisor(engine, taint="continue", stall_limit_ms=4000, backoff_initial_ms=1) as supervisor:
+            with Supervisor(engine, taint="continue", stall_limit_ms=4000, breaker_failures=100, backoff_max_ms=1000) as supervisor:
                 supervisor.wait_ready(60)
                 for fault in ("null_write", "compute_null_write", "stack_overflow", "abort", "compute_abort", "endless_loop"):
                     *_, last = supervisor.submit("One, two,", max_tokens=6, ignore_eos=True, max_resumes=0, fault=fault)
