@@ -219,8 +219,8 @@ impl Remains for Weak<Model> {
             // SAFETY: as above.
             unsafe { sys::lp_sampler_free(sampler.as_ptr()) };
         }
-        // SAFETY: takes nothing.
-        unsafe { sys::lp_trim() };
+        // Threads that were ended never hand their heaps over, and no other may come to use them.
+        super::return_free_memory();
     }
 
     unsafe fn give_back(&self) {

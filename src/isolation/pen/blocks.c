@@ -73,13 +73,6 @@ void lp_domain_free_blocks(lp_domain * domain) {
     }
 }
 
-// glibc's alone. Other allocators look after themselves.
-extern int malloc_trim(size_t keep) __attribute__((weak));
-
-void lp_trim(void) {
-    if (malloc_trim != NULL) malloc_trim(0);
-}
-
 void lp_leave_blocks(lp_domain * domain) {
     pthread_mutex_lock(&lists);
     for (lp_block * block = domain->blocks; block != NULL;) {

@@ -61,9 +61,6 @@ void lp_domain_reap(lp_domain * domain);
 bool lp_domain_is_whole(const lp_domain * domain);
 // Gives back what the domain allocated in large blocks. Only when it has no threads any more.
 void lp_domain_free_blocks(lp_domain * domain);
-// Has the allocator give back what is free in the heaps of threads that are gone: they never hand them over, and no other
-// thread may come to use them.
-void lp_trim(void);
 // Joins the first thread after its body has returned.
 void lp_domain_join(lp_domain * domain);
 
