@@ -10,7 +10,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo crash-demo chaos test bench bench-batching bench-health bench-prepare fuzz loom deps model vendor clean
+.PHONY: help demo crash-demo chaos test bench bench-batching bench-health bench-prepare fuzz loom sanitize deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -47,6 +47,9 @@ bench-prepare: deps ## Time and memory that preparing takes (seconds)
 
 fuzz: deps ## Break 50,000 model files for the reader and the loader, then libFuzzer: make fuzz SECONDS=60
 	@$(PYTHON) scripts/fuzz.py --seconds $(SECONDS)
+
+sanitize: deps ## The supervisor's tests with AddressSanitizer and ThreadSanitizer; needs clang (half an hour)
+	@$(PYTHON) scripts/sanitize.py
 
 loom: deps ## Every order in which threads can come to the queues' locks (minutes)
 	@$(PYTHON) scripts/loom.py

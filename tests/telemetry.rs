@@ -316,3 +316,21 @@ fn logs_have_the_fields_that_are_looked_for_and_no_text_of_prompt_or_answer() {
         }
     }
 }
+
+#[test]
+fn the_health_says_what_runs_and_which_slots_are_free() {
+    let supervisor = support::start(&support::config().with_slots(2));
+    let (health, engine) = (supervisor.health().unwrap(), supervisor.engine());
+    assert_eq!(health.engine_version, engine.engine_version());
+    assert_eq!(health.engine_digest, engine.engine_digest());
+    assert_eq!(health.device_mask, engine.device_mask().to_string());
+    assert_eq!((health.slots, health.slots_free), (2, 2));
+    let stream = supervisor.submit(Request::prompt("a").with_ignore_eos(true)).unwrap();
+    support::eventually("it runs", || supervisor.health().unwrap().slots_free == 1);
+    drop(stream);
+    support::eventually("its slot is free", || supervisor.health().unwrap().slots_free == 2);
+    let later = supervisor.health().unwrap();
+    assert!(later.uptime_ms >= health.uptime_ms && later.workers[0].heartbeat_ms < 60_000, "{later:?}");
+    supervisor.stop().unwrap();
+    assert_eq!(supervisor.health().unwrap().slots_free, 0);
+}

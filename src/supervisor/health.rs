@@ -44,6 +44,18 @@ pub struct Health {
     pub live: bool,
     /// At least one worker has decoded a real token since its start, and its loop turned within the stall limit.
     pub ready: bool,
+    /// Milliseconds since it was started.
+    pub uptime_ms: u64,
+    /// Version of llama.cpp.
+    pub engine_version: String,
+    /// `sha256:` over the engine's sources, flags and compiler.
+    pub engine_digest: String,
+    /// Devices it may use.
+    pub device_mask: String,
+    /// Slots of all workers, and those of workers that are ready and in which nothing runs.
+    pub slots: usize,
+    /// See [`slots`](Self::slots).
+    pub slots_free: usize,
     /// How much of the model is loaded, 0 to 1.
     pub load_progress: f32,
     /// Requests that wait for a slot.
@@ -94,6 +106,8 @@ impl QueueDepths {
 pub struct WorkerHealth {
     /// As in [`Health::ready`], for this one.
     pub ready: bool,
+    /// Milliseconds since its loop last turned: the length of a decode at the most, half a second where nothing runs.
+    pub heartbeat_ms: u64,
     /// How often it was restarted.
     pub restarts: u32,
     /// Its circuit breaker.

@@ -321,16 +321,25 @@ impl Shared {
             Stage::Running => State::Backoff,
         };
         let queued = self.queue.depths();
+        let workers: Vec<_> = self.workers.iter().map(|w| self.worker_health(w)).collect();
+        let (identity, slots) = (&self.telemetry.identity, self.prepared.slots() as usize);
+        let free = |worker: &WorkerHealth| slots.saturating_sub(worker.active);
         Health {
             state,
             live: state != State::Stopped && self.turns.age() < LIVE_LIMIT,
             ready: ready > 0,
+            uptime_ms: self.telemetry.uptime_ms(),
+            engine_version: identity.engine_version.clone(),
+            engine_digest: identity.engine_digest.clone(),
+            device_mask: identity.device_mask.clone(),
+            slots: slots * workers.len(),
+            slots_free: workers.iter().filter(|worker| worker.ready).map(free).sum(),
             load_progress: f32::from_bits(self.load_progress.load(Ordering::Relaxed)),
             queue_depth: queued.total(),
             queue_depth_by_priority: queued,
             leases,
             snapshot_bytes: self.snapshots.used(),
-            workers: self.workers.iter().map(|w| self.worker_health(w)).collect(),
+            workers,
             last_error_status,
             last_error,
             reloading: false,
@@ -343,6 +352,7 @@ impl Shared {
         let (kv_used, prefix_store_used) = worker.kept();
         WorkerHealth {
             ready: worker.is_ready(self.stall_limit()),
+            heartbeat_ms: u64::try_from(worker.idle_for().as_millis()).unwrap_or(u64::MAX),
             restarts: worker.restarts(),
             breaker: worker.breaker(),
             last_crash: worker.last_crash(),
