@@ -610,13 +610,14 @@ int32_t llamapen_supervisor_reset_breaker(const struct llamapen_supervisor *supe
                                           struct llamapen_error **error);
 
 /**
- * State, load progress (0 to 1), queue depth (also by priority), leases, "reloading" (a reload is in progress; all else is
+ * State, "uptime_ms", "engine_version", "engine_digest", "device_mask", "slots" and "slots_free", load progress (0 to 1),
+ * queue depth (also by priority), leases, "reloading" (a reload is in progress; all else is
  * of the engine that requests go to), workers, the last error and its status as JSON. Waits for no decode. Freed with llamapen_string_free.
  *
  * "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
  * is, all failed too often and are left alone for a while), UNLOADING, UNLOADED (memory was given back, a request has it
  * loaded again), DRAINING, FAILED (the start did, the first or one after UNLOADED), STOPPED. Of each worker among
- * others "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL,
+ * others "heartbeat_ms" (since its loop last turned), "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL,
  * HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), "message", "at_ms" since the start}.
  */
 int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *supervisor,

@@ -328,7 +328,7 @@ impl Shared {
             state,
             live: state != State::Stopped && self.turns.age() < LIVE_LIMIT,
             ready: ready > 0,
-            uptime_ms: self.telemetry.uptime_ms(),
+            uptime_ms: self.telemetry.counts.uptime_ms(),
             engine_version: identity.engine_version.clone(),
             engine_digest: identity.engine_digest.clone(),
             device_mask: identity.device_mask.clone(),
