@@ -99,8 +99,10 @@ impl<'a> Loop<'a> {
                 Popped::Empty => return Ok(true),
                 Popped::Job(job, position) => {
                     if !self.worker.state.add(self.worker.life, job.clone()) {
-                        // This worker was taken for dead meanwhile; its successor may have it.
-                        self.worker.queue.push_again(job);
+                        // This worker was taken for dead meanwhile; its successor may have it, if there will be one.
+                        if !self.worker.queue.push_again(job.clone()) {
+                            job.fail(Failed::new(Status::Draining, "the supervisor was stopped"));
+                        }
                         return Ok(false);
                     }
                     self.start(job, position)?;
