@@ -40,7 +40,7 @@ def sanitize(which, tests):
     env = {
         # The flag that asks for a sanitizer is not stable yet; the compiler that is installed has it.
         "RUSTC_BOOTSTRAP": "1",
-        "RUSTFLAGS": f"-Zsanitizer={which} -Clinker={cc}",
+        "RUSTFLAGS": f"-Zsanitizer={which} -Cunsafe-allow-abi-mismatch=sanitizer -Clinker={cc}",
         "CC": cc,
         "CXX": cxx,
         "CFLAGS": flag,
@@ -52,7 +52,9 @@ def sanitize(which, tests):
     for test in tests:
         command += ["--test", test]
     # Several times as slow: one at a time, so that guards against hangs hold.
-    status, output = run([*command, "--", "--test-threads", "1"], minutes=120, env=env)
+    # What was freed stays in the sanitizer's quarantine: memory that is given back cannot be seen.
+    harness = ["--test-threads", "1", "--skip", "weights_and_contexts_are_given_back"]
+    status, output = run([*command, "--", *harness], minutes=120, env=env)
     reports = output.count(f"ERROR: {which.capitalize()}Sanitizer") + output.count(f"WARNING: {which.capitalize()}Sanitizer")
     say(f"{which}: {reports} reports, exit status {status}")
     return status or (1 if reports else 0)

@@ -244,7 +244,7 @@ class Supervisor:
 
         It runs two short requests, which wait for a slot like any other. Other threads run meanwhile."""
         handle = self._open()
-        ms = -1 if timeout is None else max(0, math.ceil(min(timeout, 1e9) * 1000))
+        ms = milliseconds(timeout)
         report: Dict[str, Any] = json.loads(
             in_thread(lambda: call_text("llamapen_supervisor_self_test", handle.pointer, ms))
         )
