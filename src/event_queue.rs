@@ -71,16 +71,14 @@ impl EventQueue {
         self.add(event, Some(run), false)
     }
 
-    /// Whether no worker has died of it or beside it.
-    #[cfg(feature = "fault-injection")]
-    pub(crate) fn is_first_run(&self) -> bool {
-        self.inner.lock().run == 0
+    /// Which run it is in, from 0: how often a worker died that ran it.
+    pub(crate) fn run(&self) -> u32 {
+        self.inner.lock().run
     }
 
-    /// Which run it is in, and the tokens that were given in earlier ones.
-    pub(crate) fn run(&self) -> (u32, Vec<i32>) {
-        let inner = self.inner.lock();
-        (inner.run, inner.given.clone())
+    /// Reads the tokens that were given so far.
+    pub(crate) fn given<T>(&self, read: impl FnOnce(&[i32]) -> T) -> T {
+        read(&self.inner.lock().given)
     }
 
     /// A worker has a slot for it. True if another one had, and the consumer knows that it started.
@@ -264,7 +262,7 @@ mod tests {
         assert!(queue.restart("why"));
         assert!(!queue.push_from(0, token(1)), "from the worker that was taken for dead");
         assert!(!queue.push_from(0, failed()));
-        assert_eq!(queue.run(), (1, vec![1]));
+        assert_eq!((queue.run(), queue.given(<[i32]>::to_vec)), (1, vec![1]));
         assert!(queue.push_from(1, token(1)));
         let events: Vec<_> = std::iter::from_fn(|| match queue.next(Some(Instant::now())).unwrap() {
             Next::Event(event) => Some(event),

@@ -27,7 +27,7 @@ impl Shared {
         if self.config.quarantine_ms == 0 {
             return vec![Verdict::Resume; ran.len()];
         }
-        let generated = |job: &Job| u32::try_from(job.events.run().1.len()).unwrap_or(u32::MAX);
+        let generated = |job: &Job| u32::try_from(job.events.given(<[i32]>::len)).unwrap_or(u32::MAX);
         let mut parts: Vec<_> = ran.iter().map(|job| (*job.part(), generated(job))).collect();
         let verdicts = judge(&mut parts);
         ran.iter().zip(parts).for_each(|(job, (part, _))| *job.part() = part);
@@ -35,7 +35,7 @@ impl Shared {
     }
 
     fn run_again(&self, job: &Arc<Job>, reason: &str) {
-        let (run, limit) = (job.events.run().0, job.request.max_resumes);
+        let (run, limit) = (job.events.run(), job.request.max_resumes);
         if run >= limit {
             let message = match limit {
                 0 => reason.to_owned(),

@@ -137,7 +137,7 @@ impl<'a> Loop<'a> {
             self.worker.state.remove(self.worker.life, job.id);
             return Ok(());
         }
-        let (run, given) = job.events.run();
+        let (run, given) = (job.events.run(), job.events.given(<[i32]>::to_vec));
         match self.prepare(&job, (run, given)) {
             Ok(mut running) => {
                 let slot = match self.resume(&mut running)? {

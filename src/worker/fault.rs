@@ -64,7 +64,7 @@ fn arm(fault: Fault) {
 /// The fault that the request asks for, unless that has happened.
 fn wanted(job: &Job) -> Option<Fault> {
     let always = job.request.fault == Some(Fault::PanicAlways);
-    job.request.fault.filter(|_| always || job.events.is_first_run())
+    job.request.fault.filter(|_| always || job.events.run() == 0)
 }
 
 /// Before a request's prompt is tokenised.
