@@ -74,6 +74,8 @@ impl Job {
     pub(crate) fn cancel(&self) -> Result<()> {
         self.check_process()?;
         if self.events.cancel() {
+            // It may wait between two workers.
+            self.ended();
             self.leave_queue();
             self.interrupt();
         }
@@ -148,15 +150,16 @@ impl Job {
         }
     }
 
-    pub(crate) fn fail(&self, failed: Failed) {
-        self.end(failed);
+    /// Ends it. False: it has ended before.
+    pub(crate) fn fail(&self, failed: Failed) -> bool {
+        let failed = self.events.push(Event::Failed(failed));
+        self.ended();
+        failed
     }
 
-    /// The same. False: it has ended before.
-    pub(crate) fn end(&self, failed: Failed) -> bool {
-        let ended = self.events.push(Event::Failed(failed));
+    /// It has ended: no other worker will go on with it.
+    pub(crate) fn ended(&self) {
         *self.snapshot() = None;
-        ended
     }
 
     /// Refuses to work in a child made by `fork`: no thread of the parent is there.

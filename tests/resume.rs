@@ -214,11 +214,13 @@ fn a_cancel_between_two_workers_is_heard() {
     let supervisor = support::start_with(&engine(2), config);
     // The second crash in a row waits.
     crash(&supervisor);
-    let stream = supervisor.submit(greedy(words(1, 10)).with_max_tokens(500)).unwrap();
+    let stream = supervisor.submit(greedy(words(1, 40)).with_max_tokens(500)).unwrap();
     let waiting = supervisor.submit(greedy(words(2, 10)).with_max_tokens(5)).unwrap();
-    tokens(&stream, 1);
+    tokens(&stream, 2);
     crash(&supervisor);
+    assert!(supervisor.health().unwrap().snapshot_bytes > 0);
     stream.cancel().unwrap();
+    assert_eq!(supervisor.health().unwrap().snapshot_bytes, 0, "nobody will go on from it");
     assert_eq!(
         stream.last().map(|event| matches!(event, Event::Failed(f) if f.status == Status::Cancelled)),
         Some(true)

@@ -2,7 +2,7 @@
 
 mod support;
 
-use llamapen::{Request, SelfTestReport, SelfTestStatus, Status, Supervisor};
+use llamapen::{Request, SelfTestReport, SelfTestStatus, Supervisor};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -23,6 +23,7 @@ fn statuses(report: &SelfTestReport) -> [SelfTestStatus; 5] {
 }
 
 /// The load failed, and with it all but the log.
+#[cfg(feature = "fault-injection")]
 fn fails_to_load(report: &SelfTestReport, why: &str) {
     use SelfTestStatus::{Fail, Pass, Skip};
     assert!(!report.passed);
@@ -100,7 +101,7 @@ fn a_stopped_supervisor_fails_at_once() {
 #[cfg(feature = "fault-injection")]
 #[test]
 fn in_backoff_the_report_says_so_and_why() {
-    use llamapen::{Fault, StartFault, State, SupervisorConfig};
+    use llamapen::{Fault, StartFault, State, Status, SupervisorConfig};
     let hour = Duration::from_secs(3600);
     let config = SupervisorConfig::default().with_backoff(hour, hour).with_fault(StartFault::RestartMemory);
     let supervisor = support::start_with(&support::config(), config);

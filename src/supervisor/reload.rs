@@ -293,7 +293,7 @@ impl Shared {
                 // One on its way from the queue to a slot is found by the next look.
                 let waiting = self.queue.take();
                 let running = self.workers.iter().flat_map(|worker| worker.jobs());
-                let ends = |job: &Arc<Job>| job.end(Failed::new(Status::Draining, REPLACED));
+                let ends = |job: &Arc<Job>| job.fail(Failed::new(Status::Draining, REPLACED));
                 left += waiting.into_iter().chain(running).filter(ends).count();
             }
             std::thread::sleep(LOOK);

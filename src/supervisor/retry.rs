@@ -41,7 +41,8 @@ impl Shared {
                 0 => reason.to_owned(),
                 _ => format!("{reason}; it went on in another worker {limit} times (max_resumes) before"),
             };
-            return job.fail(Failed::new(Status::WorkerReset, message));
+            job.fail(Failed::new(Status::WorkerReset, message));
+            return;
         }
         if job.events.restart(reason) && !self.queue.push_again(job.clone()) {
             job.fail(Failed::new(Status::WorkerReset, format!("{reason}, and no other will take its place")));

@@ -82,7 +82,7 @@ impl<'a> Loop<'a> {
         if let Some(running) = self.slots[slot].take() {
             self.worker.state.remove(self.worker.life, running.job.id);
             if running.job.events.is_closed() {
-                *running.job.snapshot() = None;
+                running.job.ended();
             }
             self.cache.released(&mut self.context, slot)?;
         }
@@ -161,7 +161,9 @@ impl<'a> Loop<'a> {
                 self.slots[slot] = Some(running);
             }
             Err(failed) => {
-                job.events.push_from(run, Event::Failed(failed));
+                if job.events.push_from(run, Event::Failed(failed)) {
+                    job.ended();
+                }
                 self.worker.state.remove(self.worker.life, job.id);
             }
         }
