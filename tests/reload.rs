@@ -9,12 +9,8 @@ use llamapen::{
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::{LONG, greedy, read, words};
+use support::{LONG, brief, greedy, keep_asking, read, words};
 use tempfile::TempDir;
-
-fn brief() -> Request {
-    Request::prompt("Once").with_ignore_eos(true).with_max_tokens(8)
-}
 
 fn old_config() -> EngineConfig {
     support::config().with_n_ctx(4096).with_slots(1)
@@ -380,14 +376,7 @@ fn requests_at_any_moment_are_run() {
     std::thread::scope(|scope| {
         for seed in 0..3 {
             let (supervisor, done) = (&supervisor, &done);
-            scope.spawn(move || {
-                let mut random = fastrand::Rng::with_seed(seed);
-                while !done.load(Ordering::Relaxed) {
-                    let stream = supervisor.submit(brief().with_max_tokens(random.u32(1..4))).unwrap();
-                    assert!(read(stream).is_ok());
-                    std::thread::sleep(Duration::from_micros(random.u64(0..20_000)));
-                }
-            });
+            scope.spawn(move || keep_asking(supervisor, seed, Duration::from_millis(20), done));
         }
         let config = |n_ctx| support::config().with_n_ctx(n_ctx).with_slots(2);
         let beside = |n_ctx| prepare(&config(n_ctx)).unwrap();

@@ -5,11 +5,7 @@ mod support;
 use llamapen::{Event, Failed, Next, Request, State, Status, Supervisor, SupervisorConfig, TokenStream, prepare};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use support::{LONG, child, greedy, read, words};
-
-fn brief() -> Request {
-    Request::prompt("Once").with_ignore_eos(true).with_max_tokens(8)
-}
+use support::{LONG, brief, child, greedy, keep_asking, read, words};
 
 fn one_slot() -> Supervisor {
     support::start(&support::config().with_n_ctx(4096).with_slots(1))
@@ -211,14 +207,7 @@ fn requests_at_any_moment_are_run() {
     std::thread::scope(|scope| {
         for seed in 0..3 {
             let (supervisor, done) = (&supervisor, &done);
-            scope.spawn(move || {
-                let mut random = fastrand::Rng::with_seed(seed);
-                while !done.load(Ordering::Relaxed) {
-                    let stream = supervisor.submit(brief().with_max_tokens(random.u32(1..4))).unwrap();
-                    assert!(read(stream).is_ok());
-                    std::thread::sleep(Duration::from_micros(random.u64(0..40_000)));
-                }
-            });
+            scope.spawn(move || keep_asking(supervisor, seed, Duration::from_millis(40), done));
         }
         for _ in 0..15 {
             cycles.fetch_add(usize::from(supervisor.unload(Some(Duration::from_secs(20))).unwrap()), Ordering::Relaxed);

@@ -12,6 +12,7 @@ use llamapen::{
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -122,6 +123,20 @@ pub fn read(stream: TokenStream) -> Result<Answer, Failed> {
         }
     }
     end.expect("a stream ends with a terminal event").map(|()| answer)
+}
+
+/// A few tokens, to be had soon.
+pub fn brief() -> Request {
+    Request::prompt("Once").with_ignore_eos(true).with_max_tokens(8)
+}
+
+/// Asks again and again until `done`, with pauses of random length: at any moment of what else happens.
+pub fn keep_asking(supervisor: &Supervisor, seed: u64, most_pause: Duration, done: &AtomicBool) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    while !done.load(Ordering::Relaxed) {
+        assert!(read(supervisor.submit(brief().with_max_tokens(random.u32(1..4))).unwrap()).is_ok());
+        std::thread::sleep(most_pause.mul_f64(random.f64()));
+    }
 }
 
 /// Waits until `done`, as a guard against hangs.
