@@ -1,6 +1,6 @@
 //! [`EngineConfig`]: which model, and how to run it.
 
-use super::{KvType, from_json};
+use super::{Isolation, KvType, from_json};
 use crate::device::{DeviceMask, SplitRatios};
 use crate::error::{Error, Result};
 use crate::model::Digest;
@@ -42,6 +42,14 @@ pub struct EngineConfig {
     /// Workers on shared weights, each with a context of its own. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// Where workers run: as threads of this process, or as child processes. Default: `thread` on the CPU, `process` with
+    /// GPUs, where an error of the driver cannot be contained otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
+    /// With `process`: one child more than there are workers is kept loaded, and takes the place of one that dies without
+    /// having to load. It takes as much memory as a worker, and no time. Default: false.
+    #[serde(default)]
+    pub warm_spare: bool,
     /// Requests that one worker runs at a time, 1 to 64. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<u32>,
@@ -219,6 +227,8 @@ impl EngineConfig {
             n_ubatch: None,
             threads: None,
             workers: None,
+            isolation: None,
+            warm_spare: false,
             slots: None,
             kv_type_k: None,
             kv_type_v: None,
@@ -268,6 +278,8 @@ impl EngineConfig {
         with_n_ubatch, n_ubatch: u32 => Some(n_ubatch);
         with_threads, threads: u32 => Some(threads);
         with_workers, workers: u32 => Some(workers);
+        with_isolation, isolation: Isolation => Some(isolation);
+        with_warm_spare, warm_spare: bool => warm_spare;
         with_slots, slots: u32 => Some(slots);
         with_flash_attention, flash_attention: bool => Some(flash_attention);
         with_swa_full, swa_full: bool => swa_full;

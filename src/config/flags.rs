@@ -40,6 +40,8 @@ const FLAGS: &[Flag] = &[
     flag("n_ubatch", &["-ub", "--ubatch-size"], Kind::Number),
     flag("threads", &["-t", "--n-threads"], Kind::Number),
     flag("workers", &[], Kind::Number),
+    flag("isolation", &[], Kind::Text),
+    flag("warm_spare", &[], Kind::Switch),
     flag("slots", &["-np", "--parallel", "--n-parallel"], Kind::Number),
     flag("kv_type_k", &["-ctk", "--cache-type-k", "--type-k"], Kind::Text),
     flag("kv_type_v", &["-ctv", "--cache-type-v", "--type-v"], Kind::Text),

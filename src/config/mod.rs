@@ -4,12 +4,14 @@
 
 mod engine;
 mod flags;
+mod isolation;
 mod kv_type;
 mod restarts;
 mod start_fault;
 mod supervisor;
 
 pub use engine::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, MIN_CTX, Shrink};
+pub use isolation::Isolation;
 pub use kv_type::KvType;
 pub use start_fault::StartFault;
 pub use supervisor::{QueueFullPolicy, SupervisorConfig, TaintPolicy};

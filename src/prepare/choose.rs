@@ -2,7 +2,7 @@
 
 use super::fit::{self, Fitted};
 use super::memory::{self, Demand, MemoryPlan};
-use crate::config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, in_range};
+use crate::config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, Isolation, KvType, MIN_CTX, in_range};
 use crate::device::{DeviceMask, LayerSplit, decide};
 use crate::error::{Error, Result};
 use crate::machine::MachineSnapshot;
@@ -27,6 +27,7 @@ pub(super) struct Choices {
     pub n_ubatch: u32,
     pub threads: u32,
     pub workers: u32,
+    pub isolation: Isolation,
     pub slots: u32,
     pub kv_type_k: KvType,
     pub kv_type_v: KvType,
@@ -71,11 +72,14 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         let problem = format!("{n_gpu_layers} of {all_layers} layers on GPUs contradict require_gpu");
         return Err(Error::invalid("n_gpu_layers", problem));
     }
+    let isolation = isolation(config, n_gpu_layers > 0)?;
+    let contexts = workers + u32::from(config.warm_spare);
     let demand = Demand {
         n_ctx,
         n_ubatch,
         slots,
-        workers,
+        contexts,
+        copies: if isolation == Isolation::Process { contexts } else { 1 },
         flash_attention,
         kv_type_k: kv_type_k.ggml(),
         kv_type_v: kv_type_v.ggml(),
@@ -94,6 +98,7 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         n_ubatch: demand.n_ubatch,
         threads,
         workers,
+        isolation,
         slots: demand.slots,
         kv_type_k: kv_types.0,
         kv_type_v: kv_types.1,
@@ -137,6 +142,18 @@ fn cores(config: &EngineConfig, machine: &MachineSnapshot) -> Result<(u32, u32)>
         return Err(Error::invalid("threads", problem));
     }
     Ok((workers, threads))
+}
+
+/// An error of a GPU's driver cannot be contained in the process where it happened.
+fn isolation(config: &EngineConfig, on_gpus: bool) -> Result<Isolation> {
+    let isolation = config.isolation.unwrap_or(if on_gpus { Isolation::Process } else { Isolation::Thread });
+    match config.warm_spare && isolation == Isolation::Thread {
+        true => Err(Error::invalid(
+            "warm_spare",
+            "a worker that is a thread loads nothing when it is restarted; a spare needs isolation \"process\"",
+        )),
+        false => Ok(isolation),
+    }
 }
 
 fn slots(config: &EngineConfig) -> Result<u32> {

@@ -5,7 +5,7 @@ use super::files::{FileIdentity, Found};
 use super::memory::MemoryPlan;
 use super::{decide, in_names};
 use crate::build_info::build_info;
-use crate::config::{EngineConfig, KvType, from_json};
+use crate::config::{EngineConfig, Isolation, KvType, from_json};
 use crate::device::{DeviceMask, LayerSplit};
 use crate::error::{Error, Result};
 use crate::machine::MachineSnapshot;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Number of the serialized form; another one is refused.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;
 
 /// What [`prepare`](crate::prepare()) decided. Immutable; serializes to JSON and back; cheap to clone and to share.
 ///
@@ -35,6 +35,8 @@ pub struct PreparedEngine {
     n_ubatch: u32,
     threads: u32,
     workers: u32,
+    isolation: Isolation,
+    warm_spare: bool,
     slots: u32,
     kv_type_k: KvType,
     kv_type_v: KvType,
@@ -88,6 +90,8 @@ impl PreparedEngine {
             n_ubatch: choices.n_ubatch,
             threads: choices.threads,
             workers: choices.workers,
+            isolation: choices.isolation,
+            warm_spare: config.warm_spare,
             slots: choices.slots,
             kv_type_k: choices.kv_type_k,
             kv_type_v: choices.kv_type_v,
@@ -194,6 +198,23 @@ impl PreparedEngine {
     #[must_use]
     pub fn workers(&self) -> u32 {
         self.workers
+    }
+
+    /// Where workers run.
+    #[must_use]
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+
+    /// Whether a child process more than there are workers is kept loaded.
+    #[must_use]
+    pub fn warm_spare(&self) -> bool {
+        self.warm_spare
+    }
+
+    /// Contexts that there are at a time.
+    pub(crate) fn contexts(&self) -> u32 {
+        self.workers + u32::from(self.warm_spare)
     }
 
     /// Slots per worker.
@@ -392,6 +413,8 @@ impl PreparedEngine {
             .with_n_ubatch(self.n_ubatch)
             .with_threads(self.threads)
             .with_workers(self.workers)
+            .with_isolation(self.isolation)
+            .with_warm_spare(self.warm_spare)
             .with_slots(self.slots)
             .with_kv_types(self.kv_type_k, self.kv_type_v)
             .with_flash_attention(self.flash_attention)

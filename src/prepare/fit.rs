@@ -107,8 +107,11 @@ impl Fitter<'_> {
         if self.state.kv_types.0 < KvType::Q8_0 {
             advice.push("kv_type_k and kv_type_v q8_0".into());
         }
-        if demand.workers > 1 {
-            advice.push(format!("fewer workers than {}", demand.workers));
+        if let Some(workers) = self.config.workers.filter(|workers| *workers > 1) {
+            advice.push(format!("fewer workers than {workers}"));
+        }
+        if self.config.warm_spare {
+            advice.push("no warm_spare".into());
         }
         if !demand.use_mmap {
             advice.push("use_mmap".into());

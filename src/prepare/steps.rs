@@ -2,6 +2,7 @@
 
 use super::PreparedEngine;
 use super::render::bytes;
+use crate::config::Isolation;
 use serde::{Deserialize, Serialize};
 
 /// What would be done, in order. Printing it gives a line per step and the memory as a table.
@@ -57,13 +58,21 @@ impl Plan {
             step("memory", format!("{}: {}{mapped}", place.place, bytes(place.resident())));
         }
         let how = if engine.use_mmap() { "map" } else { "read" };
-        step("load_weights", format!("{how} {}, once for all workers", bytes(info.tensor_bytes)));
+        let (whose, where_) = match engine.isolation() {
+            Isolation::Process => ("in each worker", "as child processes"),
+            Isolation::Thread => ("once for all workers", "as threads"),
+        };
+        let spare = if engine.warm_spare() { " and a spare" } else { "" };
+        step("load_weights", format!("{how} {}, {whose}", bytes(info.tensor_bytes)));
         let (workers, threads, slots) = (engine.workers(), engine.threads(), engine.slots());
         let (k, v) = engine.kv_types();
         let shape = format!("{slots} slots of {} positions, cache {k}/{v}", engine.n_ctx());
         step(
             "start_workers",
-            format!("{workers} with {threads} threads each, {shape}, batches of {}", engine.n_ubatch()),
+            format!(
+                "{workers}{spare} {where_}, with {threads} compute threads each, {shape}, batches of {}",
+                engine.n_ubatch()
+            ),
         );
         step("warm_up", "decode one token in each; only then it is ready".into());
         Self { steps, engine: engine.clone() }

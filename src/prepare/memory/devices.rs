@@ -53,16 +53,16 @@ pub(crate) fn on_devices(
 ) -> Result<(MemoryPlan, LayerSplit)> {
     let memory = Memory::of(model);
     let weights = layer_weights(model);
-    let workers = u64::from(demand.workers);
+    let (contexts, copies) = (u64::from(demand.contexts), u64::from(demand.copies));
     let first = weights.len().saturating_sub(n_gpu_layers as usize);
     let cached = |layer: usize| match layer < memory.layers.len() {
-        true => memory.layer_bytes(model, layer as u32, demand).saturating_mul(workers),
+        true => memory.layer_bytes(model, layer as u32, demand).saturating_mul(contexts),
         false => 0,
     };
     let (compute, _) = compute::bytes(model, &memory, demand);
-    let fixed = compute.saturating_mul(workers).saturating_add(CONTEXT_OVERHEAD);
+    let fixed = compute.saturating_mul(contexts).saturating_add(CONTEXT_OVERHEAD * copies);
     let left: Vec<_> = rooms.iter().map(|room| DeviceRoom::new(room.index, room.bytes.saturating_sub(fixed))).collect();
-    let layers: Vec<u64> = (first..weights.len()).map(|layer| weights[layer].saturating_add(cached(layer))).collect();
+    let layers: Vec<u64> = (first..weights.len()).map(|layer| (weights[layer] * copies).saturating_add(cached(layer))).collect();
     let split = split_layers(&left, &layers, ratios)?;
 
     let mut plan = on_host(model, demand);
@@ -72,19 +72,19 @@ pub(crate) fn on_devices(
         layer = mine.end;
         let place = PlacePlan {
             place: format!("GPU{}", room.index),
-            weights: mine.clone().map(|layer| weights[layer]).sum(),
+            weights: mine.clone().map(|layer| weights[layer] * copies).sum(),
             cache: mine.map(cached).sum(),
-            compute: compute.saturating_mul(workers),
-            overhead: CONTEXT_OVERHEAD,
+            compute: compute.saturating_mul(contexts),
+            overhead: CONTEXT_OVERHEAD * copies,
             capacity: Some(room.bytes),
             ..PlacePlan::default()
         };
         let host = &mut plan.places[0];
         // What is on a device is not in the host's buffers. Mapped pages are dropped after copying.
         host.cache = host.cache.saturating_sub(place.cache);
-        let mapped = host.weights_mapped.min(place.weights);
+        let mapped = host.weights_mapped.min(place.weights / copies);
         host.weights_mapped -= mapped;
-        host.weights = host.weights.saturating_sub(place.weights - mapped);
+        host.weights = host.weights.saturating_sub(place.weights - mapped * copies);
         plan.places.push(place);
     }
     plan.estimates.push("everything on GPUs: compared with no real device yet".into());
@@ -103,6 +103,6 @@ pub(crate) fn largest_ctx(model: &Header, demand: &Demand, split: &LayerSplit, l
             true => memory.layer_bytes(model, layer as u32, &demand),
             false => 0,
         };
-        weights[layer] + cached * u64::from(demand.workers)
+        weights[layer] * u64::from(demand.copies) + cached * u64::from(demand.contexts)
     })
 }

@@ -24,7 +24,10 @@ pub(crate) struct Demand {
     pub n_ctx: u32,
     pub n_ubatch: u32,
     pub slots: u32,
-    pub workers: u32,
+    /// Workers, and a spare.
+    pub contexts: u32,
+    /// Processes that load the weights.
+    pub copies: u32,
     pub flash_attention: bool,
     pub kv_type_k: GgmlType,
     pub kv_type_v: GgmlType,
@@ -37,7 +40,7 @@ pub(crate) struct Demand {
     pub use_mmap: bool,
 }
 
-/// What running the model takes, by place. All sizes in bytes, for all workers together.
+/// What running the model takes, by place. All sizes in bytes, for all workers together, and for a spare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -131,7 +134,7 @@ const TOKEN_OVERHEAD: u64 = 320;
 /// The plan for running everything on the host.
 pub(crate) fn on_host(model: &Header, demand: &Demand) -> MemoryPlan {
     let memory = Memory::of(model);
-    let workers = u64::from(demand.workers);
+    let (contexts, copies) = (u64::from(demand.contexts), u64::from(demand.copies));
     let info = model.info();
     let weights = weights::on_host(model, demand.use_mmap);
     let cache: u64 = (0..memory.layers.len() as u32).map(|layer| memory.layer_bytes(model, layer, demand)).sum();
@@ -141,11 +144,11 @@ pub(crate) fn on_host(model: &Header, demand: &Demand) -> MemoryPlan {
     let place = PlacePlan {
         place: "host".into(),
         weights_mapped: weights.mapped,
-        weights: weights.allocated,
-        cache: cache.saturating_mul(workers),
-        compute: compute.saturating_mul(workers),
-        output: output.saturating_mul(workers),
-        overhead: (vocabulary + WORKER_OVERHEAD * workers).saturating_add(demand.prefix_store_bytes),
+        weights: weights.allocated.saturating_mul(copies),
+        cache: cache.saturating_mul(contexts),
+        compute: compute.saturating_mul(contexts),
+        output: output.saturating_mul(contexts),
+        overhead: (vocabulary * copies + WORKER_OVERHEAD * contexts).saturating_add(demand.prefix_store_bytes),
         capacity: None,
     };
     let architecture = &info.architecture;
