@@ -45,7 +45,7 @@ bench-health: deps ## How long a look at the health takes while workers decode a
 bench-prepare: deps ## Time and memory that preparing takes (seconds)
 	@$(PYTHON) scripts/bench_prepare.py
 
-fuzz: deps ## Break 50,000 model files for the reader and the loader, then libFuzzer: make fuzz SECONDS=60
+fuzz: deps ## 50,000 broken model files for the loader, then libFuzzer on the readers of models and frames: make fuzz SECONDS=60
 	@$(PYTHON) scripts/fuzz.py --seconds $(SECONDS)
 
 sanitize: deps ## The supervisor's tests with AddressSanitizer and ThreadSanitizer; needs clang (half an hour)

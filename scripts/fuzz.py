@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Fuzzes the GGUF reader: accepted mutants through llama.cpp's loader, then libFuzzer on the reader itself.
+"""Fuzzes what reads foreign bytes: accepted model files through llama.cpp's loader, then libFuzzer on each target.
 
-`--seconds N` is for how long libFuzzer runs, `--mutants N` how many accepted files the loader gets.
+`--seconds N` is for how long libFuzzer runs on each, `--mutants N` how many accepted files the loader gets.
 """
 
 import argparse
@@ -11,6 +11,9 @@ import sys
 import deps
 from common import ROOT, target_dir
 from process import run
+
+# Programs in fuzz/fuzz_targets.
+TARGETS = ["gguf", "ipc"]
 
 # What cargo-fuzz passes too: SanitizerCoverage, which needs no nightly, only sanitizers do.
 COVERAGE = [
@@ -35,8 +38,8 @@ def loader(mutants, seeds):
     return status
 
 
-def reader(seconds, seeds):
-    """libFuzzer on the reader."""
+def build():
+    """The targets; a status, and the folder that they are in."""
     _, version = run(["rustc", "-vV"], minutes=1)
     host = next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
     # For the target only: with a target named, Cargo leaves build scripts as they are.
@@ -48,20 +51,24 @@ def reader(seconds, seeds):
         minutes=60,
         env={flags: " ".join(COVERAGE)},
     )
-    if status != 0:
-        return status
-    artifacts = ROOT / "fuzz" / "artifacts" / "gguf"
-    artifacts.mkdir(parents=True, exist_ok=True)
+    return status, target / host / "release"
+
+
+def fuzz(name, seconds, programs, seeds):
+    """libFuzzer on one target. New inputs go to `seeds`: the first folder is its to write."""
+    artifacts = ROOT / "fuzz" / "artifacts" / name
+    for folder in (artifacts, seeds):
+        folder.mkdir(parents=True, exist_ok=True)
     status, _ = run(
         [
-            target / host / "release" / "gguf",
+            programs / name,
             f"-max_total_time={seconds}",
             f"-artifact_prefix={artifacts}{os.sep}",
             "-max_len=65536",
             "-timeout=10",
             "-print_final_stats=1",
             seeds,
-            ROOT / "tests" / "corpus" / "gguf",
+            ROOT / "tests" / "corpus" / name,
         ],
         minutes=seconds / 60 + 10,
     )
@@ -69,15 +76,19 @@ def reader(seconds, seeds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Fuzzes the GGUF reader.")
-    parser.add_argument("--seconds", type=int, default=60, help="how long libFuzzer runs")
+    parser = argparse.ArgumentParser(description="Fuzzes what reads foreign bytes.")
+    parser.add_argument("--seconds", type=int, default=60, help="how long libFuzzer runs on each target")
     parser.add_argument("--mutants", type=int, default=50_000, help="accepted files for llama.cpp's loader")
     options = parser.parse_args()
     deps.check_tools()
     deps.make_environment()
-    # New inputs go there: the first folder is libFuzzer's to write.
-    seeds = ROOT / "fuzz" / "corpus" / "gguf"
-    return loader(options.mutants, seeds) or reader(options.seconds, seeds)
+    seeds = {name: ROOT / "fuzz" / "corpus" / name for name in TARGETS}
+    status = loader(options.mutants, seeds["gguf"])
+    if status == 0:
+        status, programs = build()
+    for name in TARGETS:
+        status = status or fuzz(name, options.seconds, programs, seeds[name])
+    return status
 
 
 if __name__ == "__main__":
