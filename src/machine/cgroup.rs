@@ -88,6 +88,26 @@ impl Groups {
     }
 }
 
+/// The group of this process that rules its memory, and what version it is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum OwnMemoryGroup {
+    V1(PathBuf),
+    V2(PathBuf),
+}
+
+/// `None`: memory is ruled by no group that can be seen here, or not down to this one.
+pub(crate) fn own_memory_group(root: &Path) -> Option<OwnMemoryGroup> {
+    let groups = Groups::of_this_process(root);
+    let v1 = || groups.memory.first().filter(|folder| folder.join("memory.limit_in_bytes").exists());
+    let v2 = || {
+        let controllers = |folder: &&PathBuf| files::text(&folder.join("cgroup.controllers"));
+        let has_memory = |text: String| text.split_whitespace().any(|controller| controller == "memory");
+        groups.unified.first().filter(|folder| controllers(folder).is_some_and(has_memory))
+    };
+    let v1 = v1().map(|folder| OwnMemoryGroup::V1(folder.clone()));
+    v1.or_else(|| v2().map(|folder| OwnMemoryGroup::V2(folder.clone())))
+}
+
 struct MemoryLevel<'a> {
     folder: &'a Path,
     limit: u64,

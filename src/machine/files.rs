@@ -8,24 +8,24 @@ use std::path::Path;
 const LONGEST: u64 = 1 << 20;
 
 /// The text of a file, or `None` where there is none to read.
-pub(super) fn text(path: &Path) -> Option<String> {
+pub(crate) fn text(path: &Path) -> Option<String> {
     head(path, LONGEST)
 }
 
 /// The first bytes of a file as text.
-pub(super) fn head(path: &Path, bytes: u64) -> Option<String> {
+pub(crate) fn head(path: &Path, bytes: u64) -> Option<String> {
     let mut text = vec![];
     File::open(path).ok()?.take(bytes).read_to_end(&mut text).ok()?;
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The only number in a file.
-pub(super) fn number(path: &Path) -> Option<u64> {
+pub(crate) fn number(path: &Path) -> Option<u64> {
     text(path)?.trim().parse().ok()
 }
 
 /// The value of `key` in lines such as `key: value` or `key value`.
-pub(super) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let rest = line.strip_prefix(key)?;
         rest.starts_with([':', ' ', '\t']).then(|| rest.trim_start_matches(['\t', ' ', ':']).trim_end())
@@ -33,6 +33,6 @@ pub(super) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 }
 
 /// A number of kibibytes such as `Key:  123 kB`, in bytes.
-pub(super) fn kib(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn kib(text: &str, key: &str) -> Option<u64> {
     field(text, key)?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -7,11 +7,12 @@
 mod cgroup;
 mod cpus;
 mod features;
-mod files;
+pub(crate) mod files;
 mod limits;
 mod memory;
 mod process;
 
+pub(crate) use cgroup::{OwnMemoryGroup, own_memory_group};
 pub use memory::MemoryReading;
 pub(crate) use process::{RunningProcess, running as running_process};
 
