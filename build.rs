@@ -8,6 +8,8 @@ mod compile;
 mod cuda;
 #[path = "build/info.rs"]
 mod info;
+#[path = "build/launcher.rs"]
+mod launcher;
 #[path = "build/sources.rs"]
 mod sources;
 #[path = "build/target.rs"]
@@ -35,6 +37,7 @@ fn build() -> Result<(), String> {
     let sources = sources::list(&vendored, &target)?;
     let engine = compile::engine(&sources, &target)?;
     bindings::shim(&sources)?;
+    launcher::build()?;
     bindings::generate()?;
     info::write(&sources, &target, &engine)?;
     Ok(())

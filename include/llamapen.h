@@ -888,6 +888,19 @@ int32_t llamapen_request_record_json(const struct llamapen_request *request,
  */
 void llamapen_request_free(struct llamapen_request *request);
 
+/**
+ * For programs that have llamapen linked into them statically and want workers in processes of their own, without a second
+ * program beside them: called at the very top of main, before any thread is started and any file opened. Returns at once in the
+ * program itself. Where llamapen has started the program again as a worker, it runs the worker and ends the process. Programs that
+ * load the shared library do not need it.
+ */
+void llamapen_worker_main_if_child(void);
+
+/**
+ * Not for hosts: llamapen's own launcher calls it in a process that it has started as a worker.
+ */
+int32_t llamapen_worker_main(void);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

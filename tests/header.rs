@@ -58,6 +58,7 @@ fn header_is_up_to_date() {
         "lease",
         "handoff",
         "request",
+        "worker",
     ] {
         builder = builder.with_src(root.join(format!("src/ffi/{file}.rs")));
     }

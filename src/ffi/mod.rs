@@ -22,6 +22,7 @@ mod progress;
 mod request;
 mod status;
 mod supervisor;
+mod worker;
 
 pub use config::*;
 pub use engine::*;
@@ -36,3 +37,4 @@ pub use progress::llamapen_progress;
 pub use request::*;
 pub use status::*;
 pub use supervisor::*;
+pub use worker::*;
