@@ -1,10 +1,10 @@
 //! How workers fail, told apart.
 
 use crate::status::Status;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What ended a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]
 pub enum CrashReason {
@@ -18,8 +18,14 @@ pub enum CrashReason {
     Signal,
     /// Its loop did not turn for too long.
     Stall,
-    /// The host's memory ran out, or the system gave no thread.
+    /// The host's memory ran out, or the limit that a worker process has; or the system gave no thread.
     HostOutOfMemory,
+    /// A worker process was killed, not by us and not for its memory.
+    Killed,
+    /// A worker process ended by itself, or nobody knows how.
+    Exited,
+    /// A worker process said what makes no sense, or does not read what it is sent.
+    Protocol,
     /// The model's weights turned out to be damaged.
     LoadFailed,
     /// The engine reported an error that leaves its context unusable.
@@ -35,6 +41,9 @@ impl CrashReason {
         CrashReason::Signal,
         CrashReason::Stall,
         CrashReason::HostOutOfMemory,
+        CrashReason::Killed,
+        CrashReason::Exited,
+        CrashReason::Protocol,
         CrashReason::LoadFailed,
         CrashReason::EngineError,
     ];
@@ -49,6 +58,9 @@ impl CrashReason {
             Self::Signal => "SIGNAL",
             Self::Stall => "STALL",
             Self::HostOutOfMemory => "HOST_OUT_OF_MEMORY",
+            Self::Killed => "KILLED",
+            Self::Exited => "EXITED",
+            Self::Protocol => "PROTOCOL",
             Self::LoadFailed => "LOAD_FAILED",
             Self::EngineError => "ENGINE_ERROR",
         }
@@ -58,9 +70,15 @@ impl CrashReason {
     #[must_use]
     pub const fn status(self) -> Status {
         match self {
-            Self::Panic | Self::CppException | Self::Abort | Self::Signal | Self::Stall | Self::EngineError => {
-                Status::WorkerReset
-            }
+            Self::Panic
+            | Self::CppException
+            | Self::Abort
+            | Self::Signal
+            | Self::Stall
+            | Self::Killed
+            | Self::Exited
+            | Self::Protocol
+            | Self::EngineError => Status::WorkerReset,
             Self::HostOutOfMemory => Status::OutOfMemory,
             Self::LoadFailed => Status::LoadFailed,
         }
@@ -77,6 +95,22 @@ pub struct Crash {
     pub message: String,
     /// When, in milliseconds since the supervisor was started.
     pub at_ms: u64,
+    /// How its process ended, if it was one.
+    pub exit: Option<ChildExit>,
+}
+
+/// How a worker process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ChildExit {
+    /// Its number.
+    pub pid: u32,
+    /// What the system says: a signal, a code, or that nobody knows.
+    pub how: String,
+    /// The most memory that it had; `None` where the system does not say.
+    pub max_rss_bytes: Option<u64>,
+    /// The last lines that it wrote to stdout and stderr.
+    pub output: Vec<String>,
 }
 
 #[cfg(test)]

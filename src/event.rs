@@ -1,7 +1,7 @@
 //! What happens to a request, in order: `Started`, tokens, and exactly one of `Finished` and `Failed`.
 
 use crate::status::Status;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One event of a request.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -29,7 +29,7 @@ impl Event {
 }
 
 /// See [`Event::Started`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Started {
     /// Index of the worker that runs it.
@@ -49,7 +49,7 @@ pub struct Started {
 }
 
 /// See [`Event::Token`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Token {
     /// Counted from 0.
@@ -69,7 +69,7 @@ pub struct Token {
 
 /// Natural logarithms of probabilities that the model gave: the softmax of its raw logits, before all sampling
 /// parameters (as llama-server gives them unless `post_sampling_probs` is set).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Logprobs {
     /// Of the token that was picked. At most 0.
@@ -79,7 +79,7 @@ pub struct Logprobs {
 }
 
 /// See [`Logprobs::top`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TokenLogprob {
     /// Id in the model's vocabulary.
@@ -103,7 +103,7 @@ pub struct Restarted {
 }
 
 /// See [`Event::Finished`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Finished {
     /// What ended the generation.
@@ -122,7 +122,7 @@ pub struct Finished {
 }
 
 /// What ended a generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FinishReason {
@@ -137,7 +137,7 @@ pub enum FinishReason {
 }
 
 /// Token counts of a request.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
     /// Tokens of the prompt.
@@ -155,7 +155,7 @@ pub struct Usage {
 }
 
 /// Milliseconds spent on a request.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Timings {
     /// From `submit` until a worker took it up.
@@ -169,7 +169,7 @@ pub struct Timings {
 }
 
 /// See [`Event::Failed`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Failed {
     /// Why, as a number.

@@ -9,6 +9,7 @@
 
 use crate::error::{ANOTHER_WAITS, Error, Result};
 use crate::event::{Event, Failed, Restarted, Token};
+use crate::remote::Host;
 use crate::status::Status;
 use crate::sync::{Condvar, Mutex};
 use crate::telemetry::{Progress, Telemetry, Trace};
@@ -32,6 +33,8 @@ struct Inner {
     given: Vec<i32>,
     waker: Option<Waker>,
     waiting: bool,
+    /// In a child process: the number of its request, and who is told of events instead of a consumer.
+    host: Option<(u64, Arc<Host>)>,
 }
 
 /// What waiting for an event gave.
@@ -57,8 +60,15 @@ impl EventQueue {
             given: Vec::new(),
             waker: None,
             waiting: false,
+            host: None,
         };
         Self { inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
+    /// From now on events go to a host, as those of a run that begins with the tokens that were given.
+    pub(crate) fn tells(&self, id: u64, host: Arc<Host>, run: u32, given: Vec<i32>) {
+        let mut inner = self.inner.lock();
+        (inner.host, inner.run, inner.given) = (Some((id, host)), run, given);
     }
 
     /// Adds an event. False if the request has ended before: then the event is dropped.
@@ -93,7 +103,11 @@ impl EventQueue {
 
     /// It has caught up with the tokens that were given before, so many of which were decoded again.
     pub(crate) fn caught_up(&self, tokens: u32, took: Duration) {
-        self.inner.lock().trace.caught_up(tokens, took);
+        let mut inner = self.inner.lock();
+        match &inner.host {
+            Some((id, host)) => host.caught_up(*id, tokens, took),
+            None => inner.trace.caught_up(tokens, took),
+        }
     }
 
     /// Begins the next run. False if the request has ended before.
@@ -133,6 +147,10 @@ impl EventQueue {
                 inner.events.clear();
             }
             inner.closed = event.is_terminal();
+            if let Some((id, host)) = &inner.host {
+                host.event(*id, inner.run, event);
+                return true;
+            }
             inner.events.push_back(event);
             self.changed.notify_all();
             (inner.waker.take(), note)
@@ -159,7 +177,11 @@ impl EventQueue {
 
     /// Counts tokens that were guessed ahead. Of a request that has ended, too: it was cancelled during the decode.
     pub(crate) fn drafted(&self, tokens: u32, accepted: u32) {
-        self.inner.lock().trace.drafted(tokens, accepted);
+        let mut inner = self.inner.lock();
+        match &inner.host {
+            Some((id, host)) => host.drafted(*id, tokens, accepted),
+            None => inner.trace.drafted(tokens, accepted),
+        }
     }
 
     pub(crate) fn on_first_token(&self, call: impl FnOnce() + Send + 'static) {

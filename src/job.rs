@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::event::{Event, Failed};
 use crate::event_queue::EventQueue;
 use crate::process::Process;
+use crate::remote::{Host, Link};
 use crate::request::Request;
 use crate::status::Status;
 use crate::supervisor::{Due, Limits, Part, Queue};
@@ -23,11 +24,20 @@ pub(crate) struct Job {
     /// Its part in crashes of workers that ran it.
     part: Mutex<Part>,
     snapshot: Mutex<Option<Snapshot>>,
-    /// The worker that decodes a piece of its prompt right now, and of nothing else.
-    prefilling: Mutex<Option<Arc<WorkerState>>>,
+    /// Who is to be told when it ends while a worker runs it.
+    runner: Mutex<Option<Runner>>,
+    /// In a child process.
+    host: Option<Arc<Host>>,
     /// Where it waits, or did.
     queue: Mutex<Weak<Queue>>,
     process: Process,
+}
+
+/// Who runs a request.
+enum Runner {
+    /// This worker decodes a piece of its prompt right now, and of nothing else.
+    Piece(Arc<WorkerState>),
+    Child(Arc<Link>),
 }
 
 /// While it lives, a cancel ends the worker's decode.
@@ -36,8 +46,8 @@ pub(crate) struct Prefilling<'a>(&'a Job);
 impl Drop for Prefilling<'_> {
     fn drop(&mut self) {
         // Under the lock: whoever cancels afterwards finds nobody, and cannot end a decode of others.
-        let mut prefilling = self.0.prefilling.lock();
-        if let Some(worker) = prefilling.take() {
+        let mut runner = self.0.runner.lock();
+        if let Some(Runner::Piece(worker)) = runner.take() {
             worker.piece_is_over();
         }
     }
@@ -64,10 +74,17 @@ impl Job {
             limits,
             part: Mutex::default(),
             snapshot: Mutex::default(),
-            prefilling: Mutex::default(),
+            runner: Mutex::default(),
+            host: None,
             queue: Mutex::new(queue),
             process,
         }
+    }
+
+    /// One that a host has sent to this child process: its run, with the tokens that earlier ones gave.
+    pub(crate) fn in_child(self, run: u32, given: Vec<i32>, snapshot: Option<Snapshot>, host: Arc<Host>) -> Self {
+        self.events.tells(self.id, host.clone(), run, given);
+        Self { snapshot: Mutex::new(snapshot), host: Some(host), ..self }
     }
 
     /// Ends it at the caller's wish, and gives its place in the queue back.
@@ -92,6 +109,22 @@ impl Job {
         self.snapshot.lock()
     }
 
+    /// Keeps a new one, here or in the host; gives memory that is not needed any more.
+    pub(crate) fn save(&self, new: Snapshot) -> Vec<u8> {
+        match &self.host {
+            Some(host) => host.saved(self.id, self.events.run(), new),
+            None => self.snapshot().replace(new).map(|old| old.into_parts().1).unwrap_or_default(),
+        }
+    }
+
+    /// It goes on from its snapshot, which may serve again.
+    pub(crate) fn resumed(&self, snapshot: Snapshot) {
+        match &self.host {
+            Some(host) => host.resumed(self.id, self.events.run()),
+            None => *self.snapshot() = Some(snapshot),
+        }
+    }
+
     /// When a limit ends it, if it gets no further until then. `None`: it has ended, or has no limit.
     pub(crate) fn due(&self) -> Option<Due> {
         self.limits.due(&self.events.progress())
@@ -114,7 +147,6 @@ impl Job {
             }
         };
         self.fail(failed);
-        self.interrupt();
     }
 
     /// It goes to the queue of another engine.
@@ -137,16 +169,23 @@ impl Job {
 
     /// `worker` decodes a piece of its prompt, alone, until the result is dropped. `None` if the request has ended.
     pub(crate) fn prefilling(&self, worker: &Arc<WorkerState>) -> Option<Prefilling<'_>> {
-        *self.prefilling.lock() = Some(worker.clone());
+        *self.runner.lock() = Some(Runner::Piece(worker.clone()));
         let prefilling = Prefilling(self);
         // Looked at after it can be interrupted, so that no cancel is lost in between.
         (!self.events.is_closed()).then_some(prefilling)
     }
 
-    /// Ends the decode of its prompt's piece, if one runs. To be called after its terminal event.
-    pub(crate) fn interrupt(&self) {
-        if let Some(worker) = &*self.prefilling.lock() {
-            worker.abort_piece();
+    /// A child process runs it from now on, or none does any more.
+    pub(crate) fn runs_in(&self, child: Option<Arc<Link>>) {
+        *self.runner.lock() = child.map(Runner::Child);
+    }
+
+    /// Tells who runs it that it has ended.
+    fn interrupt(&self) {
+        match &*self.runner.lock() {
+            Some(Runner::Piece(worker)) => worker.abort_piece(),
+            Some(Runner::Child(link)) => link.cancel(self.id),
+            None => {}
         }
     }
 
@@ -154,6 +193,7 @@ impl Job {
     pub(crate) fn fail(&self, failed: Failed) -> bool {
         let failed = self.events.push(Event::Failed(failed));
         self.ended();
+        self.interrupt();
         failed
     }
 

@@ -50,6 +50,9 @@ mod event;
 mod event_queue;
 #[allow(unsafe_code)]
 pub mod ffi;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod heartbeat;
 #[cfg(all(test, loom))]
 mod interleavings;
@@ -62,6 +65,7 @@ pub mod model;
 mod native;
 mod prepare;
 mod process;
+mod remote;
 mod request;
 mod status;
 mod stream;
@@ -69,18 +73,20 @@ mod supervisor;
 mod sync;
 mod telemetry;
 mod worker;
+mod worker_main;
 
 pub use build_info::{BuildInfo, build_info};
 pub use config::{
-    DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, KvType, MIN_CTX, QueueFullPolicy, Shrink, StartFault, SupervisorConfig,
-    TaintPolicy,
+    ChildConfig, DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, Isolation, KvType, MIN_CTX, QueueFullPolicy, Sandbox,
+    Shrink, StartFault, SupervisorConfig, TaintPolicy,
 };
-pub use crash::{Crash, CrashReason};
+pub use crash::{ChildExit, Crash, CrashReason};
 pub use error::{Error, Rejected, Result};
 pub use event::{
     Event, Failed, FinishReason, Finished, Logprobs, Restarted, Started, Timings, Token, TokenLogprob, Usage,
 };
 pub use event_queue::Next;
+pub use isolation::confine::{ConfinementReport, Guard, MemoryLimit};
 pub use machine::{MachineSnapshot, MemoryReading};
 pub use prepare::{
     Check, CheckStatus, FileIdentity, MemoryPlan, PlacePlan, Plan, Preflight, PrepareOptions, PreparedEngine, Step,
@@ -94,6 +100,8 @@ pub use supervisor::{
     SelfTestReport, SelfTestStatus, SelfTestStep, State, Supervisor, WorkerHealth,
 };
 pub use telemetry::{Histogram, Metrics, RequestCounts, RunRecord, WorkerMetrics};
+pub use worker::WorkerProcess;
+pub use worker_main::worker_main_if_child;
 
 /// The real model that unit tests run: `LLAMAPEN_TEST_MODEL`, which `make test` sets.
 #[cfg(test)]

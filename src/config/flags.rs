@@ -241,7 +241,7 @@ impl EngineConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{KvType, Shrink};
+    use crate::config::{Isolation, KvType, Shrink};
 
     fn read(flags: &str) -> Result<EngineConfig> {
         EngineConfig::from_flags(flags.split_whitespace())
@@ -310,6 +310,8 @@ mod tests {
             .with_n_ubatch(64)
             .with_threads(2)
             .with_workers(2)
+            .with_isolation(Isolation::Process)
+            .with_warm_spare(true)
             .with_slots(3)
             .with_kv_types(KvType::Q8_0, KvType::Q4_0)
             .with_flash_attention(false)

@@ -2,6 +2,7 @@
 //!
 //! As JSON, unknown keys are refused by name, so that a misspelt option never silently does nothing.
 
+mod child;
 mod engine;
 mod flags;
 mod isolation;
@@ -10,6 +11,8 @@ mod restarts;
 mod start_fault;
 mod supervisor;
 
+pub(crate) use child::MOST_CPUS;
+pub use child::{ChildConfig, Sandbox};
 pub use engine::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, MIN_CTX, Shrink};
 pub use isolation::Isolation;
 pub use kv_type::KvType;

@@ -1,5 +1,6 @@
 //! [`SupervisorConfig`]: queue, restarts, limits.
 
+use super::child::ChildConfig;
 use super::start_fault::StartFault;
 use super::{from_json, in_ms, in_range};
 use crate::error::{Error, Result};
@@ -61,8 +62,12 @@ pub struct SupervisorConfig {
     /// raise in its code, and hand everything else on to the handlers that were there before. Without them a memory fault
     /// or an abort of the engine ends the process. Default: true.
     pub contain_faults: bool,
-    /// What follows a contained memory fault. Default: `stop`.
-    pub taint: TaintPolicy,
+    /// What follows a contained memory fault of a worker that is a thread. Default: `escalate_to_process` where a worker
+    /// process can be started, else `stop`; the health says which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taint: Option<TaintPolicy>,
+    /// How workers that are child processes are run. Default: with no other rights and limits than this process has.
+    pub child: ChildConfig,
     /// Tokens of a request after which its state is copied into the host's memory, 0 to 65536: when its worker dies, another one
     /// goes on from there. In contexts of more than 16 times as many tokens, after a 16th of the context. 0: never; all is
     /// decoded again then. Requests with mirostat have none. Default: 32.
@@ -100,17 +105,17 @@ pub enum QueueFullPolicy {
 }
 
 /// What a supervisor does after a memory fault that was contained: something may have been written to before it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TaintPolicy {
     /// It stops, and says so in its health; the host goes on.
-    #[default]
     Stop,
     /// It restarts the worker as after any other fault.
     Continue,
-    /// It goes on in a process of its own. Not in this version, which has no process tier: a start is refused with
-    /// `Unsupported`.
+    /// From now on workers are child processes: the one that died is replaced by one, the others when what they run has ended.
+    /// Each of them loads the model itself, so weights that are not mapped from the file are in memory once per worker.
+    /// Asked for by name, a start fails with `Unsupported` where no worker process can be started.
     EscalateToProcess,
 }
 
@@ -139,7 +144,8 @@ impl Default for SupervisorConfig {
             idle_unload_ms: 0,
             handoff_dir: None,
             contain_faults: true,
-            taint: TaintPolicy::Stop,
+            taint: None,
+            child: ChildConfig::default(),
             fault: None,
         }
     }
@@ -210,7 +216,14 @@ impl SupervisorConfig {
     /// Sets [`taint`](Self::taint).
     #[must_use]
     pub fn with_taint(mut self, policy: TaintPolicy) -> Self {
-        self.taint = policy;
+        self.taint = Some(policy);
+        self
+    }
+
+    /// Sets [`child`](Self::child).
+    #[must_use]
+    pub fn with_child(mut self, child: ChildConfig) -> Self {
+        self.child = child;
         self
     }
 
@@ -246,13 +259,7 @@ impl SupervisorConfig {
         in_range("snapshot_bytes", self.snapshot_bytes, 0..=1 << 40)?;
         in_range("quarantine_ms", self.quarantine_ms, 0..=86_400_000)?;
         in_range("idle_unload_ms", self.idle_unload_ms, 0..=86_400_000)?;
-        if self.taint == TaintPolicy::EscalateToProcess {
-            return Err(Error::Unsupported(
-                "taint: \"escalate_to_process\" needs the process tier, which is not in this version; choose \"stop\" \
-                 (the supervisor stops, and the host decides) or \"continue\" (it goes on in a process that may be damaged)"
-                    .into(),
-            ));
-        }
+        self.child.validate()?;
         if self.fault.is_some() && !cfg!(feature = "fault-injection") {
             return Err(Error::Unsupported(
                 "fault: this build has no fault injection (cargo feature `fault-injection`)".into(),
@@ -280,13 +287,5 @@ mod tests {
         assert_eq!(error.to_string(), "queue_capacity: 0 is not between 1 and 65536");
         let error = SupervisorConfig::default().with_load_stall_limit(Duration::ZERO).validate().unwrap_err();
         assert!(error.to_string().starts_with("load_stall_limit_ms: 0 is"), "{error}");
-    }
-
-    #[test]
-    fn a_process_tier_is_refused_by_name_until_there_is_one() {
-        let config = SupervisorConfig::from_json(r#"{"taint": "escalate_to_process"}"#).unwrap();
-        let error = config.validate().unwrap_err();
-        assert_eq!(error.status(), crate::Status::Unsupported);
-        assert!(error.to_string().starts_with("taint: \"escalate_to_process\""), "{error}");
     }
 }

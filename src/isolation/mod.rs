@@ -1,6 +1,10 @@
-//! Fault domains: where native code runs, and how what goes wrong there is kept there.
+//! Where native code runs, and how what goes wrong there is kept there: fault domains of threads (`thread`, `domain`, `pen`), and
+//! child processes (`child`), what they may do (`confine`), and how they are talked to (`ipc`).
 
+pub(crate) mod child;
+pub(crate) mod confine;
 mod domain;
+pub(crate) mod ipc;
 #[cfg(panic = "abort")]
 mod panic;
 mod remains;

@@ -5,6 +5,7 @@
 
 use super::domain::{Domain, Fault, FaultKind};
 use super::remains::{self, Remains};
+use crate::crash::CrashReason;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::cell::Cell;
@@ -44,6 +45,23 @@ pub(crate) enum Death {
     /// With the text of the panic.
     Panic(String),
     Fault(Fault),
+}
+
+impl Death {
+    /// What it is counted as.
+    pub(crate) fn reason(&self) -> CrashReason {
+        match self {
+            Self::Panic(_) => CrashReason::Panic,
+            Self::Fault(fault) => match fault.kind {
+                FaultKind::Signal => CrashReason::Signal,
+                FaultKind::Abort => CrashReason::Abort,
+                FaultKind::Exception => CrashReason::CppException,
+                FaultKind::OutOfMemory => CrashReason::HostOutOfMemory,
+                FaultKind::Stall => CrashReason::Stall,
+                FaultKind::Panic => CrashReason::Panic,
+            },
+        }
+    }
 }
 
 impl fmt::Display for Death {
@@ -92,6 +110,16 @@ pub(crate) fn spawn<T: Send + 'static>(
     end: impl FnOnce(Result<T, Death>) + Send + 'static,
 ) -> std::io::Result<Handle> {
     spawn_leaving((), name, body, end)
+}
+
+/// Runs `body`, which never enters native code, on a plain thread of ours.
+pub(crate) fn spawn_plain(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    let _blocked = BlockedSignals::new();
+    let body = || {
+        enter();
+        body();
+    };
+    std::thread::Builder::new().name(name).stack_size(WARDEN_STACK_BYTES).spawn(body)
 }
 
 /// The same for a body that leaves something when it dies.
@@ -151,10 +179,10 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Blocks signals in this thread, for a thread that is started meanwhile to inherit.
-struct BlockedSignals(libc::sigset_t);
+pub(super) struct BlockedSignals(libc::sigset_t);
 
 impl BlockedSignals {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         // SAFETY: plain calls on local signal sets; sigset_t is plain data for which zero is a valid value.
         unsafe {
             let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
@@ -177,6 +205,21 @@ impl Drop for BlockedSignals {
             libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut());
         }
     }
+}
+
+/// Sends a signal to this thread.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn raise(signal: libc::c_int) {
+    // SAFETY: takes a number.
+    unsafe {
+        libc::raise(signal);
+    }
+}
+
+/// Ends the process now, whatever its threads do: nothing is destroyed under them.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: takes a number and does not return.
+    unsafe { libc::_exit(code) }
 }
 
 /// Calls `at_exit` when the process exits in order, before the destructors of native statics run.

@@ -90,4 +90,34 @@ pub enum Fault {
     EndlessAllocation,
     /// A compute thread does, and the thread that decodes aborts.
     AbortBesideAllocation,
+    /// SIGKILL. This and what follows is for workers that are processes; elsewhere a submit refuses it.
+    Killed,
+    /// SIGSTOP: it does nothing any more.
+    Stopped,
+    /// It ends itself, with exit code 7 and a last line on stderr.
+    Exited,
+    /// It sends its host bytes that are no message.
+    Garbage,
+    /// It sends half of a message, and ends itself.
+    HalfMessage,
+    /// It writes to memory without end, until a limit ends it.
+    EndlessMemory,
+    /// It tries what a sandbox refuses, and ends with what came of it as a message.
+    SandboxProbe,
+}
+
+impl Fault {
+    /// Whether only a worker that is a process may have it.
+    pub(crate) fn is_of_a_process(self) -> bool {
+        matches!(
+            self,
+            Self::Killed
+                | Self::Stopped
+                | Self::Exited
+                | Self::Garbage
+                | Self::HalfMessage
+                | Self::EndlessMemory
+                | Self::SandboxProbe
+        )
+    }
 }

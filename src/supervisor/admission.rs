@@ -1,9 +1,9 @@
 //! What can be said of a request before it is queued, without native code: the exact check follows in the worker.
 
-use crate::config::in_range;
+use crate::config::{Isolation, in_range};
 use crate::error::{Error, Rejected, Result};
 use crate::prepare::PreparedEngine;
-use crate::request::Request;
+use crate::request::{Fault, Request};
 use crate::status::Status;
 
 /// Refuses what cannot fit for certain. Counts are lower bounds: no token stands for more than `max_token_bytes`.
@@ -15,6 +15,9 @@ pub(super) fn check(request: &Request, engine: &PreparedEngine) -> Result<()> {
     if request.messages.is_some() && info.chat_template.is_none() {
         let message = "messages: the model's file has no chat template; send a prompt in the model's own format";
         return Err(Error::Unsupported(message.into()));
+    }
+    if request.fault.is_some_and(Fault::is_of_a_process) && engine.isolation() == Isolation::Thread {
+        return Err(Error::Unsupported("fault: it is for workers that are processes".into()));
     }
     in_range("draft_max", request.draft_max.unwrap_or(0), 0..=engine.draft_max())?;
     in_range("n_keep", request.n_keep, 0..=engine.n_ctx() / 2)?;

@@ -1,7 +1,9 @@
 //! What outlasts an engine: a reload puts another one in its place, and all of this stays.
 
 use super::gate::Gate;
-use crate::error::Result;
+use crate::config::{Isolation, SupervisorConfig, TaintPolicy};
+use crate::error::{Error, Result};
+use crate::isolation::child::{self, Located};
 use crate::process::Process;
 use crate::telemetry::Counts;
 use std::sync::Arc;
@@ -12,18 +14,50 @@ pub(super) struct Common {
     pub counts: Arc<Counts>,
     last_id: AtomicU64,
     tainted: AtomicBool,
+    /// What follows a memory fault of a worker that is a thread.
+    pub taint: TaintPolicy,
+    /// How worker processes are started; or why they cannot be.
+    worker: Result<Arc<Located>, String>,
     process: Process,
 }
 
 impl Common {
-    pub(super) fn new() -> Self {
-        Self {
+    pub(super) fn new(config: &SupervisorConfig) -> Result<Self> {
+        let worker = child::locate(config.child.worker.as_deref()).map(Arc::new).map_err(|e| e.to_string());
+        let taint = match (config.taint, &worker) {
+            (Some(TaintPolicy::EscalateToProcess), Err(why)) => {
+                let problem = format!("taint: \"escalate_to_process\" needs a worker process: {why}");
+                return Err(Error::Unsupported(problem));
+            }
+            (Some(policy), _) => policy,
+            (None, Ok(_)) => TaintPolicy::EscalateToProcess,
+            (None, Err(_)) => TaintPolicy::Stop,
+        };
+        Ok(Self {
             gate: Gate::new(),
             counts: Arc::default(),
             last_id: AtomicU64::new(0),
             tainted: AtomicBool::new(false),
+            taint,
+            worker,
             process: Process::current(),
+        })
+    }
+
+    /// Refuses an engine whose workers cannot be started.
+    pub(super) fn check_isolation(&self, isolation: Isolation) -> Result<()> {
+        match (&self.worker, isolation) {
+            (Err(why), Isolation::Process) => {
+                Err(Error::Unsupported(format!("isolation: \"process\" needs a worker process: {why}")))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Where a worker of an engine with this isolation starts now, and how.
+    pub(super) fn place(&self, isolation: Isolation) -> Option<&Arc<Located>> {
+        let escalated = self.taint == TaintPolicy::EscalateToProcess && self.is_tainted();
+        self.worker.as_ref().ok().filter(|_| escalated || isolation == Isolation::Process)
     }
 
     pub(super) fn check_process(&self) -> Result<()> {

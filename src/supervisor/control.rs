@@ -4,19 +4,18 @@ use super::deadline::Deadlines;
 use super::policy::{Action, BreakerState, RestartPolicy, Verdict};
 use super::self_test::{self, Seen};
 use super::shared::{Circuit, STOPPED, Shared, Stage, fail_all};
+use super::starts::{Body, no_thread};
 use super::unload::Unload;
 use crate::config::TaintPolicy;
 use crate::crash::{Crash, CrashReason};
-use crate::error::{Error, Result};
-use crate::isolation::FaultKind;
+use crate::error::Result;
 use crate::isolation::thread::{self, Death};
 use crate::job::{Job, draw_seed};
-use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
-use crate::prepare::PreparedEngine;
+use crate::native::Model;
+use crate::remote::{self, Heard};
 use crate::status::Status;
-use crate::worker::{Worker, WorkerFault};
+use crate::worker::WorkerFault;
 use crossbeam_channel::{RecvTimeoutError, Sender};
-use std::ffi::CString;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -37,11 +36,14 @@ macro_rules! log_worker {
         )
     }};
 }
+pub(super) use log_worker;
 
 /// What the control thread hears.
 pub(super) enum Report {
     /// The loader ended: with a model, an error, or dead.
     Loaded(Result<Result<Model>, Death>),
+    /// Something happened to a worker's process, or to the spare's.
+    Child(Option<usize>, Heard),
     /// A worker decoded its first token.
     Ready(usize),
     /// A worker ended: in order (because the queue closed), with a fault, or dead.
@@ -94,34 +96,27 @@ pub(super) fn new_policy(shared: &Shared) -> RestartPolicy {
     RestartPolicy::new((&shared.config).into(), shared.workers.len())
 }
 
-fn not_loaded(engine: &PreparedEngine, error: &NativeError) -> Error {
-    let status = match error.status {
-        NativeStatus::Aborted => Status::Cancelled,
-        NativeStatus::OutOfMemory => Status::OutOfMemory,
-        _ => Status::LoadFailed,
-    };
-    Error::Load { status, message: format!("loading {}: {error}", engine.model().display()) }
-}
-
-fn no_thread(error: std::io::Error) -> Error {
-    Error::Internal(format!("the system gives no thread: {error}"))
-}
-
 pub(super) struct Control {
     pub shared: Arc<Shared>,
     pub model: Option<Model>,
-    pub loader: Option<thread::Handle>,
-    pub workers: Vec<Option<thread::Handle>>,
+    pub loader: Option<Body>,
+    pub workers: Vec<Option<Body>>,
+    pub spare: Option<remote::Handle>,
+    /// When it is to be started again, and how often it failed since it was ready.
+    pub spare_due: Option<Instant>,
+    pub spare_failures: u32,
     /// Workers that stalled, and were told to die.
-    condemned: Vec<bool>,
-    load_condemned: bool,
-    /// Domains that died, and whose threads may not all be gone.
-    pub dead: Vec<thread::Handle>,
+    pub condemned: Vec<bool>,
+    pub load_condemned: bool,
+    /// Those that died, and whose threads or processes may not all be gone.
+    pub dead: Vec<Body>,
     pub policy: RestartPolicy,
     /// Of the breaker that opened last.
     why_open: String,
     deadlines: Deadlines<Job>,
-    load_began: Instant,
+    pub load_began: Instant,
+    /// Weights are in memory, of this process or of workers'.
+    pub loaded: bool,
     pub stopping: bool,
     /// Whether any worker was ready since it was loaded: a first start that fails is not tried again.
     pub was_ready: bool,
@@ -139,6 +134,9 @@ impl Control {
             model: None,
             loader: None,
             workers,
+            spare: None,
+            spare_due: None,
+            spare_failures: 0,
             condemned,
             load_condemned: false,
             dead: vec![],
@@ -146,6 +144,7 @@ impl Control {
             why_open: String::new(),
             deadlines: Deadlines::new(now),
             load_began: now,
+            loaded: false,
             stopping: false,
             was_ready: false,
             unload: Unload::new(now, load),
@@ -154,25 +153,29 @@ impl Control {
 
     fn run(mut self) {
         if !self.unload.is_under_way() {
-            self.start_loader();
+            self.load();
         }
         loop {
             self.shared.control_turned();
             if self.stopping && self.loader.is_none() && self.workers.iter().all(Option::is_none) {
-                self.dead.drain(..).for_each(thread::Handle::join);
+                self.spare.take().map(Body::Child).into_iter().chain(self.dead.drain(..)).for_each(Body::join);
                 return;
             }
             self.act();
+            self.leave_tainted();
+            self.start_spare();
             self.condemn_stalled();
             self.deadlines.turn(Instant::now());
             self.unload_if_idle();
             self.finish_unload();
             // Nothing is started any more once it stops: what was due would stay due.
             let restart = self.policy.next().filter(|_| !self.stopping && !self.unload.is_under_way());
-            let next = restart.into_iter().chain(self.deadlines.next()).chain(self.unload_at()).min();
+            let next =
+                restart.into_iter().chain(self.deadlines.next()).chain(self.unload_at()).chain(self.spare_at()).min();
             let wait = next.map_or(TURN, |at| at.saturating_duration_since(Instant::now()).min(TURN));
             match self.shared.reports.recv_timeout(wait) {
                 Ok(Report::Loaded(result)) => self.loaded(result),
+                Ok(Report::Child(i, heard)) => self.heard(i, heard),
                 Ok(Report::Ready(i)) => self.ready(i),
                 Ok(Report::Ended(i, end)) => self.ended(i, end),
                 Ok(Report::Watch(job)) => {
@@ -190,120 +193,16 @@ impl Control {
                 Ok(Report::Log(answer)) => {
                     let _ = answer.send(self_test::emit(&self.shared.telemetry.identity.pool_id));
                 }
-                Ok(Report::Stop) | Err(RecvTimeoutError::Disconnected) => self.stopping = true,
+                Ok(Report::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.stopping = true;
+                    self.spare.iter().for_each(remote::Handle::look);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
 
-    pub(super) fn start_loader(&mut self) {
-        self.load_began = Instant::now();
-        self.shared.loading(0.0);
-        let (shared, reports) = (self.shared.clone(), self.shared.to_control.clone());
-        // The first time, `start` has looked.
-        let again = self.unload.is_again();
-        let load = move || {
-            let engine = &shared.prepared;
-            if again {
-                engine.verify()?;
-            }
-            native::init_backend().map_err(|e| not_loaded(engine, &e))?;
-            #[cfg(feature = "fault-injection")]
-            super::fault::arm_load(shared.config.fault);
-            let params = LoadParams { use_mmap: engine.use_mmap(), use_mlock: engine.use_mlock() };
-            let loaded = Model::load(engine.model(), &params, |progress| shared.loading(progress));
-            loaded.map_err(|e| not_loaded(engine, &e))
-        };
-        let done = move |end| drop(reports.send(Report::Loaded(end)));
-        match thread::spawn("llamapen-load".into(), load, done) {
-            Ok(handle) => self.loader = Some(handle),
-            Err(e) => self.give_up(Status::Internal, no_thread(e).to_string()),
-        }
-    }
-
-    fn loaded(&mut self, result: Result<Result<Model>, Death>) {
-        self.load_condemned = false;
-        let loader = self.loader.take();
-        self.over(loader, result.is_err());
-        let model = self.shared.prepared.model().display().to_string();
-        match result {
-            Ok(Ok(loaded)) => {
-                self.shared.loading(1.0);
-                let (took, identity) = (self.load_began.elapsed(), &self.shared.telemetry.identity);
-                self.shared.telemetry.loaded(took);
-                let load_ms = took.as_secs_f64() * 1e3;
-                tracing::info!(
-                    pool_id = identity.pool_id,
-                    model_id = identity.model_id,
-                    model,
-                    load_ms,
-                    "model loaded"
-                );
-                self.model = Some(loaded);
-                if self.stopping {
-                    self.model = None;
-                    return;
-                }
-                self.shared.set_stage(Stage::Running);
-                (0..self.workers.len()).for_each(|i| self.start_worker(i));
-            }
-            Ok(Err(e)) => self.give_up(e.status(), e.to_string()),
-            Err(death) => {
-                if reason(&death) == CrashReason::Signal {
-                    self.shared.common.set_tainted();
-                }
-                let status = match (&death, self.shared.load_is_cancelled()) {
-                    (_, true) => Status::Cancelled,
-                    (Death::Fault(fault), _) if fault.kind == FaultKind::OutOfMemory => Status::OutOfMemory,
-                    _ => Status::LoadFailed,
-                };
-                self.give_up(status, format!("loading {model}: {death}"));
-            }
-        }
-    }
-
-    fn start_worker(&mut self, i: usize) {
-        let Some(model) = &self.model else { return };
-        let model = Arc::new(model.share());
-        let remains = Arc::downgrade(&model);
-        let state = self.shared.workers[i].clone();
-        state.beat();
-        let identity = &self.shared.telemetry.identity;
-        log_worker!(
-            info,
-            self,
-            i,
-            model_id = identity.model_id,
-            engine_version = identity.engine_version,
-            device_mask = identity.device_mask,
-            "worker starts"
-        );
-        let worker = Worker {
-            index: u32::try_from(i).expect("few workers"),
-            model,
-            prepared: self.shared.prepared.clone(),
-            queue: self.shared.queue.clone(),
-            life: state.begin_life(),
-            state,
-            snapshots: self.shared.snapshots.clone(),
-            max_stall: Duration::from_millis(self.shared.config.max_stall_ms),
-        };
-        let (reports, done) = (self.shared.to_control.clone(), self.shared.to_control.clone());
-        #[cfg(feature = "fault-injection")]
-        let (fault, restarts) = (self.shared.config.fault, self.shared.workers[i].restarts());
-        let body = move || {
-            #[cfg(feature = "fault-injection")]
-            super::fault::arm_worker(fault, restarts);
-            worker.run(|| drop(reports.send(Report::Ready(i))))
-        };
-        let done = move |end| drop(done.send(Report::Ended(i, end)));
-        match thread::spawn_leaving(remains, format!("llamapen-work-{i}"), body, done) {
-            Ok(handle) => self.workers[i] = Some(handle),
-            Err(e) => self.failed(i, WorkerFault::new(CrashReason::HostOutOfMemory, no_thread(e).to_string())),
-        }
-    }
-
-    fn ready(&mut self, i: usize) {
+    pub(super) fn ready(&mut self, i: usize) {
         self.was_ready = true;
         self.policy.ready(i, Instant::now());
         self.shared.hand_off(i);
@@ -317,15 +216,19 @@ impl Control {
         log_worker!(info, self, i, memory_bytes, vram_used_bytes, "worker ready");
     }
 
-    fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, Death>) {
-        let thread = self.workers[i].take();
-        self.over(thread, end.is_err());
+    pub(super) fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, Death>) {
+        let body = self.workers[i].take();
+        let is_process = matches!(body, Some(Body::Child(_)));
+        self.over(body, end.is_err() || is_process);
         self.condemned[i] = false;
         let fault = match end {
             // In order, because the queue was closed: what was still running, or was taken just before, ends here.
             Ok(Ok(())) => {
                 self.shared.workers[i].set_ready(false);
                 log_worker!(info, self, i, "worker ended");
+                if self.is_replaced(i) {
+                    return;
+                }
                 let (status, message) = match self.stopping || self.shared.is_stopping() {
                     true => (Status::Draining, STOPPED),
                     false => (Status::PoolUnavailable, "the supervisor gave up; its health says why"),
@@ -333,29 +236,29 @@ impl Control {
                 return fail_all(self.shared.workers[i].take_jobs(), status, message);
             }
             Ok(Err(fault)) => fault,
-            Err(death) => WorkerFault::new(reason(&death), death.to_string()),
+            Err(death) => WorkerFault::from(death),
         };
-        self.failed(i, fault);
+        self.failed(i, fault, is_process);
     }
 
-    /// A domain has told its end.
-    fn over(&mut self, thread: Option<thread::Handle>, died: bool) {
+    /// A worker or a loader has told its end.
+    pub(super) fn over(&mut self, body: Option<Body>, died: bool) {
         // The threads of a dead one may take time to go; its successor starts meanwhile.
-        match thread {
+        match body {
             Some(dead) if died => self.dead.push(dead),
             Some(ended) => ended.join(),
             None => {}
         }
         // Until it is joined, a thread keeps its stack.
-        self.dead.extract_if(.., |dead| dead.is_over()).for_each(thread::Handle::join);
+        self.dead.extract_if(.., |dead| dead.is_over()).for_each(Body::join);
     }
 
-    fn failed(&mut self, i: usize, fault: WorkerFault) {
+    pub(super) fn failed(&mut self, i: usize, fault: WorkerFault, is_process: bool) {
         let state = &self.shared.workers[i];
         state.set_ready(false);
         let (status, message) = (fault.status(), format!("worker {i} failed: {fault}"));
-        // After a memory fault nobody knows what was written to before.
-        let taints = fault.reason == CrashReason::Signal;
+        // After a memory fault nobody knows what was written to before, in the process that had it.
+        let taints = fault.reason == CrashReason::Signal && !is_process;
         if taints {
             self.shared.common.set_tainted();
         }
@@ -365,8 +268,9 @@ impl Control {
             reason: fault.reason,
             message: fault.message,
             at_ms: self.shared.common.counts.uptime_ms(),
+            exit: fault.exit,
         });
-        let stops = taints && self.shared.config.taint == TaintPolicy::Stop;
+        let stops = taints && self.shared.common.taint == TaintPolicy::Stop;
         match self.stopping || stops || !self.was_ready {
             true => fail_all(state.take_jobs(), Status::WorkerReset, &message),
             false => self.shared.retry(state.take_jobs(), &message),
@@ -378,7 +282,7 @@ impl Control {
         }
         if stops {
             let message = format!(
-                "{message}. Memory of the process may be damaged, so this supervisor stopped; restart the process, or set taint to \"continue\""
+                "{message}. Memory of the process may be damaged, so this supervisor stopped; restart the process, or set taint to \"escalate_to_process\" or \"continue\""
             );
             self.shared.workers.iter().for_each(|w| fail_all(w.take_jobs(), Status::WorkerReset, &message));
             return self.give_up(Status::WorkerReset, message);
@@ -472,43 +376,30 @@ impl Control {
         {
             let why = format!("stall: no progress for {} ms", idle_for.as_millis());
             tracing::error!(pool_id = self.shared.telemetry.identity.pool_id, last_error = why, "load stalled");
-            loader.condemn(&CString::new(why).expect("no NUL in it"));
+            loader.condemn(why);
             self.load_condemned = true;
         }
         for i in 0..self.workers.len() {
-            let idle_for = self.shared.workers[i].idle_for();
+            let state = &self.shared.workers[i];
+            let (idle_for, limit) =
+                (state.idle_for(), if state.is_loading() { self.shared.load_stall_limit() } else { limit });
             if idle_for > limit
                 && !self.condemned[i]
-                && let Some(thread) = &self.workers[i]
+                && let Some(body) = &self.workers[i]
             {
                 let why = format!("stall: its loop has not turned for {} ms", idle_for.as_millis());
                 log_worker!(error, self, i, last_error = why, "worker stalled");
-                thread.condemn(&CString::new(why).expect("no NUL in it"));
+                body.condemn(why);
                 self.condemned[i] = true;
             }
         }
     }
 
     /// Ends everything for good; the reason stays in the health.
-    fn give_up(&mut self, status: Status, message: String) {
+    pub(super) fn give_up(&mut self, status: Status, message: String) {
         let pool_id = &self.shared.telemetry.identity.pool_id;
         tracing::error!(pool_id, %status, last_error = message, "supervisor failed");
         self.shared.fail(status, &message);
-        self.model = None;
-    }
-}
-
-/// What a domain's death is counted as.
-fn reason(death: &Death) -> CrashReason {
-    match death {
-        Death::Panic(_) => CrashReason::Panic,
-        Death::Fault(fault) => match fault.kind {
-            FaultKind::Signal => CrashReason::Signal,
-            FaultKind::Abort => CrashReason::Abort,
-            FaultKind::Exception => CrashReason::CppException,
-            FaultKind::OutOfMemory => CrashReason::HostOutOfMemory,
-            FaultKind::Stall => CrashReason::Stall,
-            FaultKind::Panic => CrashReason::Panic,
-        },
+        (self.model, self.loaded) = (None, false);
     }
 }

@@ -4,7 +4,7 @@ use crate::config::StartFault;
 use crate::isolation::{Injected, Place, arm};
 
 /// In the loader's domain.
-pub(super) fn arm_load(fault: Option<StartFault>) {
+pub(crate) fn arm_load(fault: Option<StartFault>) {
     match fault {
         Some(StartFault::LoadNullWrite) => arm(Injected::NullWrite, Place::Load),
         Some(StartFault::LoadAbort) => arm(Injected::Abort, Place::Load),
@@ -15,7 +15,7 @@ pub(super) fn arm_load(fault: Option<StartFault>) {
 }
 
 /// In the domain of a worker that was restarted so often.
-pub(super) fn arm_worker(fault: Option<StartFault>, restarts: u32) {
+pub(crate) fn arm_worker(fault: Option<StartFault>, restarts: u32) {
     if let (Some(StartFault::ContextMemory), 0) | (Some(StartFault::RestartMemory), 1) = (fault, restarts) {
         arm(Injected::NoMemory, Place::Memalign);
     }

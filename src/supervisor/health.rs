@@ -1,8 +1,10 @@
 //! What a supervisor says of itself.
 
 use super::policy::BreakerState;
+use crate::config::{Isolation, TaintPolicy};
 use crate::crash::Crash;
 use crate::status::Status;
+use crate::worker::WorkerProcess;
 use serde::Serialize;
 
 /// State of a supervisor as a whole.
@@ -78,7 +80,12 @@ pub struct Health {
     /// A memory fault was contained: nobody knows what had been written to before. See
     /// [`SupervisorConfig::taint`](crate::SupervisorConfig::taint).
     pub tainted: bool,
-    /// The signal handlers that contain faults are installed, and the host has not replaced them since.
+    /// What follows such a fault: as was asked for, or what the default comes to here.
+    pub taint: TaintPolicy,
+    /// Where workers are started now.
+    pub isolation: Isolation,
+    /// The signal handlers that contain faults of workers that are threads are installed, and the host has not replaced them
+    /// since. Processes need none.
     pub contains_faults: bool,
 }
 
@@ -129,4 +136,6 @@ pub struct WorkerHealth {
     pub kv_total: u64,
     /// Bytes of saved states in its share of `prefix_store_bytes`.
     pub prefix_store_used: u64,
+    /// The child process that it is, once that has loaded the model; `None` for a thread.
+    pub process: Option<WorkerProcess>,
 }

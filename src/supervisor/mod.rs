@@ -21,6 +21,7 @@ mod reload;
 mod retry;
 mod self_test;
 mod shared;
+mod starts;
 mod submit;
 mod unload;
 mod watcher;
@@ -29,6 +30,8 @@ pub(crate) use crate::job::Job;
 pub(crate) use blame::Part;
 pub(crate) use deadline::{Due, Limits};
 pub use drain::DrainReport;
+#[cfg(feature = "fault-injection")]
+pub(crate) use fault::{arm_load, arm_worker};
 pub use handoff::HandoffRecord;
 pub use health::{Health, QueueDepths, State, WorkerHealth};
 pub use lease::Lease;
@@ -38,7 +41,7 @@ pub use reload::ReloadReport;
 pub use self_test::{SelfTestReport, SelfTestStatus, SelfTestStep};
 pub use watcher::{HandoffChange, HandoffWatcher};
 
-use crate::config::SupervisorConfig;
+use crate::config::{Isolation, SupervisorConfig};
 use crate::error::Result;
 use crate::isolation::install_handlers;
 use crate::prepare::PreparedEngine;
@@ -68,6 +71,7 @@ impl Supervisor {
         config.validate()?;
         engine.verify()?;
         if config.contain_faults
+            && engine.isolation() == Isolation::Thread
             && let Err(why) = install_handlers()
         {
             tracing::warn!(pool_id = engine.pool_id(), why, "faults of the engine are not contained");

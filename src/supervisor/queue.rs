@@ -117,6 +117,12 @@ impl Queue {
         }
     }
 
+    /// Whether workers are to go home, as [`pop`](Self::pop) says it.
+    pub(crate) fn sends_home(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.held || inner.entry == Entry::Closed
+    }
+
     pub(crate) fn remove(&self, id: u64) {
         let mut inner = self.inner.lock();
         inner.again.retain(|job| job.id != id);

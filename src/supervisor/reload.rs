@@ -60,6 +60,7 @@ impl Pool {
         self.check_open()?;
         let _turn = Turn::take(&self.reloading)?;
         let began = Instant::now();
+        self.common.check_isolation(engine.isolation())?;
         engine.verify()?;
         let old = self.current();
         if old.prepared.is_same_plan(&engine) {
@@ -80,7 +81,7 @@ impl Pool {
             false => self.reload_after(&old, &new, timeout),
         };
         // It was not before, or the supervisor would not have been open.
-        let done = match self.config.taint == TaintPolicy::Stop && self.common.is_tainted() {
+        let done = match self.common.taint == TaintPolicy::Stop && self.common.is_tainted() {
             true => Err(self.give_up_tainted()),
             false => done,
         };

@@ -7,7 +7,7 @@ use super::handoff::Handoff;
 use super::health::{Health, State, WorkerHealth};
 use super::quarantine::Quarantine;
 use super::queue::{Popped, Queue};
-use crate::config::SupervisorConfig;
+use crate::config::{Isolation, SupervisorConfig};
 use crate::error::{Error, Rejected, Result};
 use crate::event::Failed;
 use crate::heartbeat::Heartbeat;
@@ -190,6 +190,10 @@ impl Shared {
         }
     }
 
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.phase.lock().stage, Stage::Starting)
+    }
+
     pub(super) fn control_turned(&self) {
         self.turns.beat();
     }
@@ -344,6 +348,11 @@ impl Shared {
             last_error,
             reloading: false,
             tainted: self.common.is_tainted(),
+            taint: self.common.taint,
+            isolation: match self.common.place(self.prepared.isolation()) {
+                Some(_) => Isolation::Process,
+                None => Isolation::Thread,
+            },
             contains_faults: handlers_installed(),
         }
     }
@@ -363,6 +372,7 @@ impl Shared {
             kv_used,
             kv_total: u64::from(self.prepared.slots()) * u64::from(self.prepared.n_ctx()),
             prefix_store_used,
+            process: worker.process(),
         }
     }
 
@@ -472,7 +482,13 @@ mod tests {
 
     fn shared() -> Shared {
         let engine = crate::prepare(&EngineConfig::new(crate::test_model())).unwrap();
-        Shared::new(engine, SupervisorConfig::default(), &Arc::new(Common::new()), Role::Current).unwrap()
+        Shared::new(
+            engine,
+            SupervisorConfig::default(),
+            &Arc::new(Common::new(&SupervisorConfig::default()).unwrap()),
+            Role::Current,
+        )
+        .unwrap()
     }
 
     fn open(after: Duration) -> Option<Circuit> {

@@ -2,8 +2,8 @@
 
 use super::control::{Control, Load, Report, new_policy};
 use super::shared::{Role, Shared, Stage};
+use super::starts::Body;
 use crate::error::Result;
-use crate::isolation::thread;
 use crate::native;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -115,18 +115,20 @@ impl Control {
         phase.stage = Stage::Unloading;
         drop(phase);
         self.unload.under_way = true;
+        self.spare.iter().for_each(crate::remote::Handle::look);
+        self.dead.extend(self.spare.take().map(Body::Child));
         tracing::info!(pool_id = self.shared.telemetry.identity.pool_id, "unloading");
     }
 
     /// Once the last worker has ended, frees the model.
     pub(super) fn finish_unload(&mut self) {
         // Threads of dead workers may still stand in the middle of its weights.
-        let over = self.workers.iter().all(Option::is_none) && self.dead.iter().all(thread::Handle::is_over);
-        if !self.unload.under_way || self.model.is_none() || self.stopping || !over {
+        let over = self.workers.iter().all(Option::is_none) && self.dead.iter().all(Body::is_over);
+        if !self.unload.under_way || !self.loaded || self.stopping || !over {
             return;
         }
-        self.dead.drain(..).for_each(thread::Handle::join);
-        self.model = None;
+        self.dead.drain(..).for_each(Body::join);
+        (self.model, self.loaded) = (None, false);
         native::return_free_memory();
         for worker in &self.shared.workers {
             worker.unloaded();
@@ -154,14 +156,14 @@ impl Control {
         if !self.unload.under_way || self.stopping {
             return;
         }
-        if self.model.is_some() {
+        if self.loaded {
             self.unload.load = true;
             return;
         }
         self.unload.under_way = false;
         self.unload.busy.0 = Instant::now();
         self.shared.queue.release();
-        self.start_loader();
+        self.load();
     }
 
     /// When it will have been without a request for long enough.

@@ -5,7 +5,7 @@ use super::pace::Pace;
 use super::prefix::close_ranks;
 use super::slot::{After, Running};
 use super::snapshot::Snapshot;
-use super::{Ended, Guesses, Worker, WorkerFault, prompt};
+use super::{Ended, Guesses, Measured, Worker, WorkerFault, prompt};
 use crate::event::{Event, Failed, Started};
 use crate::job::Job;
 use crate::native::{Batch, Context, Kernels, NativeError, NativeStatus, Sampler};
@@ -36,7 +36,7 @@ pub(super) struct Loop<'a> {
 }
 
 impl<'a> Loop<'a> {
-    pub(super) fn new(worker: &'a Worker, context: Context, pace: Pace, guesses: Guesses) -> Self {
+    pub(super) fn new(worker: &'a Worker, context: Context, Measured { pace, guesses }: Measured) -> Self {
         let slots = worker.prepared.slots();
         Self {
             worker,
@@ -56,9 +56,9 @@ impl<'a> Loop<'a> {
     /// Until the queue is closed.
     pub(super) fn run(mut self) -> Result<(), Ended> {
         loop {
-            self.worker.state.beat();
             self.free_cancelled()?;
             self.worker.state.set_kept(self.cache.positions(), self.cache.stored());
+            self.worker.state.beat();
             if !self.admit()? {
                 return Ok(());
             }
@@ -89,10 +89,13 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    /// Takes requests into free slots; waits for one when there is nothing else to do. False: the queue is closed.
+    /// Takes requests into free slots; waits for one when there is nothing else to do. False: it is to end.
     fn admit(&mut self) -> Result<bool, WorkerFault> {
         while self.slots.iter().any(Option::is_none) {
             let idle = self.slots.iter().all(Option::is_none);
+            if self.worker.state.is_retired() {
+                return Ok(!idle);
+            }
             let suspects = !self.slots.iter().flatten().any(|running| running.job.part().is_suspect());
             match self.worker.queue.pop(if idle { IDLE_BEAT } else { Duration::ZERO }, suspects) {
                 Popped::Closed => return Ok(false),
@@ -183,17 +186,17 @@ impl<'a> Loop<'a> {
     fn resume(&mut self, running: &mut Running) -> Result<Option<usize>, WorkerFault> {
         // Taken out: should the engine die of it, the next run begins with the prompt.
         let Some(snapshot) = running.job.snapshot().take() else { return Ok(None) };
-        if !snapshot.is_sound() {
+        let Some(state) = snapshot.sound_state() else {
             let (worker, request) = (self.worker.index, running.job.id);
             tracing::warn!(worker, request, "a snapshot is damaged: all tokens of the request are decoded again");
             return Ok(None);
-        }
+        };
         let slots = &self.slots;
         let is_free = |slot: usize| slots[slot].is_none();
-        let slot = self.cache.resume(&mut self.context, &snapshot, is_free)?;
+        let slot = self.cache.resume(&mut self.context, snapshot.held(), &state, is_free)?;
         if slot.is_some() {
             running.go_on_from(&self.worker.model, &snapshot)?;
-            *running.job.snapshot() = Some(snapshot);
+            running.job.resumed(snapshot);
         }
         Ok(slot)
     }
@@ -209,12 +212,12 @@ impl<'a> Loop<'a> {
             }
             running.snapshot_at = held;
             let Some(held) = self.cache.save(&mut self.context, slot, &mut self.spare)? else { continue };
-            let mut last = running.job.snapshot();
             let progress = (running.generated, running.shifted);
-            if let Some(new) = Snapshot::take(policy, held, progress, &mut self.spare, last.as_ref()) {
+            let new = Snapshot::take(policy, held, progress, &mut self.spare, running.job.snapshot().as_ref());
+            if let Some(new) = new {
                 #[cfg(feature = "fault-injection")]
                 let new = super::fault::damaged(&running.job, new);
-                self.spare = last.replace(new).map(Snapshot::into_state).unwrap_or_default();
+                self.spare = running.job.save(new);
             }
             return Ok(());
         }
@@ -440,8 +443,8 @@ fn decode(worker: &Worker, context: &mut Context, batch: &Batch, kernels: Kernel
     let began = Instant::now();
     let decoded = context.decode(batch, kernels);
     match &decoded {
-        Ok(()) => worker.state.counters.decoded(batch.len(), began.elapsed()),
-        Err(e) if is_of_its_batch(e) => worker.state.counters.decode_failures.add(1),
+        Ok(()) => worker.state.decoded(batch.len(), began.elapsed()),
+        Err(e) if is_of_its_batch(e) => worker.state.decode_failed(),
         Err(_) => {}
     }
     decoded

@@ -1,7 +1,6 @@
 //! What the sequences of a context hold: kept after a request, continued by the next, copied, saved and restored.
 
 use super::prefix::{Candidate, From, Held, choose};
-use super::snapshot::Snapshot;
 use super::store::{Store, Stored};
 use crate::native::{Context, NativeError, NativeStatus};
 use crate::prepare::PreparedEngine;
@@ -91,14 +90,15 @@ impl Cache {
     pub(super) fn resume(
         &mut self,
         context: &mut Context,
-        snapshot: &Snapshot,
+        held: &Held,
+        state: &[u8],
         is_free: impl Fn(usize) -> bool,
     ) -> Result<Option<usize>, NativeError> {
         let free = (0..self.held.len()).filter(|slot| is_free(*slot));
         let slot = free.min_by_key(|slot| (!self.held[*slot].tokens.is_empty(), self.used_at[*slot]));
         let slot = slot.expect("called with a free slot");
         self.save_before(context, slot, 0)?;
-        if !self.restore(context, slot, snapshot.held(), snapshot.state())? {
+        if !self.restore(context, slot, held, state)? {
             return Ok(None);
         }
         self.requests += 1;

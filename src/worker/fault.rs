@@ -18,7 +18,14 @@ fn injection(fault: Fault) -> Option<(Injected, Place)> {
         | Fault::CppException
         | Fault::BadToken
         | Fault::FullCache
-        | Fault::FailedDecode => return None,
+        | Fault::FailedDecode
+        | Fault::Killed
+        | Fault::Stopped
+        | Fault::Exited
+        | Fault::Garbage
+        | Fault::HalfMessage
+        | Fault::EndlessMemory
+        | Fault::SandboxProbe => return None,
         Fault::NullWrite => (Injected::NullWrite, Place::Graph),
         Fault::WildWrite => (Injected::WildWrite, Place::Graph),
         Fault::ReadOnlyWrite => (Injected::ReadOnlyWrite, Place::Graph),
@@ -89,11 +96,11 @@ pub(super) fn prepare_sampler(job: &Job, sampler: &mut Sampler) {
 }
 
 /// The snapshot, as the fault that is asked for leaves it.
-pub(super) fn damaged(job: &Job, mut snapshot: Snapshot) -> Snapshot {
-    if wanted(job) == Some(Fault::DamagedSnapshot) {
-        snapshot.damage();
+pub(super) fn damaged(job: &Job, snapshot: Snapshot) -> Snapshot {
+    match wanted(job) {
+        Some(Fault::DamagedSnapshot) => snapshot.damage(),
+        _ => snapshot,
     }
-    snapshot
 }
 
 impl Loop<'_> {
@@ -111,6 +118,11 @@ impl Loop<'_> {
                 Some(Fault::BadToken) => running.last = i32::MAX,
                 Some(Fault::FailedDecode) if running.generated == 1 => self.context.fail_next_decode(),
                 Some(Fault::FailedDecode | Fault::FullCache) | None => {}
+                Some(other) if other.is_of_a_process() => {
+                    if let Some(host) = self.worker.state.host() {
+                        host.suffer(other, self.worker.prepared.model());
+                    }
+                }
                 Some(other) => arm(other),
             }
         }

@@ -21,16 +21,19 @@ mod stop;
 mod store;
 mod utf8;
 
-pub(crate) use snapshot::{Snapshot, SnapshotPolicy};
+pub(crate) use snapshot::{Snapshot, SnapshotHead, SnapshotPolicy};
+pub use state::WorkerProcess;
 pub(crate) use state::WorkerState;
 
-use crate::crash::CrashReason;
+use crate::crash::{ChildExit, CrashReason};
+use crate::isolation::thread::Death;
 use crate::native::{Batch, Context, ContextParams, Kernels, Model, NativeError, NativeStatus};
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
 use crate::supervisor::Queue;
 use batching::Loop;
 use pace::Pace;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,15 +56,35 @@ pub(crate) struct Worker {
 pub(crate) struct WorkerFault {
     pub reason: CrashReason,
     pub message: String,
+    /// Where it says more than the reason.
+    status: Option<Status>,
+    /// Of a child process.
+    pub exit: Option<ChildExit>,
 }
 
 impl WorkerFault {
     pub(crate) fn new(reason: CrashReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self { reason, message: message.into(), status: None, exit: None }
     }
 
     pub(crate) fn status(&self) -> Status {
-        self.reason.status()
+        self.status.unwrap_or(self.reason.status())
+    }
+
+    pub(crate) fn with_exit(mut self, exit: ChildExit) -> Self {
+        self.exit = Some(exit);
+        self
+    }
+
+    pub(crate) fn with_status(mut self, status: Status) -> Self {
+        self.status = Some(status);
+        self
+    }
+}
+
+impl From<Death> for WorkerFault {
+    fn from(death: Death) -> Self {
+        Self::new(death.reason(), death.to_string())
     }
 }
 
@@ -92,11 +115,10 @@ impl Worker {
             swa_full: self.prepared.swa_full(),
         };
         let mut context = Context::new(self.model.clone(), &params, self.state.abort_flag())?;
-        let ended = self.try_out(&mut context).and_then(|(pace, guesses)| {
-            self.state.set_prefill_piece(pace.piece());
-            self.state.set_draft_max(guesses.most);
+        let ended = self.try_out(&mut context).and_then(|measured| {
+            self.state.set_measured(measured);
             ready();
-            Loop::new(&self, context, pace, guesses).run()
+            Loop::new(&self, context, measured).run()
         });
         match ended {
             // The supervisor stops; it has ended the requests itself.
@@ -107,16 +129,14 @@ impl Worker {
 
     /// What a new context can do: whether it decodes at all, how large pieces of prompts may be, how far it may guess. The
     /// latter two are measured in a worker's first life only: streams wait for the next one.
-    fn try_out(&self, context: &mut Context) -> Result<(Pace, Guesses), Ended> {
+    fn try_out(&self, context: &mut Context) -> Result<Measured, Ended> {
         self.report_memory(context)?;
         self.decode_one(context)?;
         self.state.beat();
-        if let Some(measured) = self.state.measured() {
-            return Ok(measured);
+        match self.state.measured() {
+            Some(measured) => Ok(measured),
+            None => Ok(Measured { pace: self.pace(context)?, guesses: self.guesses(context)? }),
         }
-        let measured = (self.pace(context)?, self.guesses(context)?);
-        self.state.set_measured(measured);
-        Ok(measured)
     }
 
     /// Measured only where somebody can wait for a piece, and where results may depend on time.
@@ -168,8 +188,8 @@ impl Worker {
     /// Keeps what was really allocated, and says where the plan was too low.
     fn report_memory(&self, context: &Context) -> Result<(), WorkerFault> {
         let (used, plan) = (context.memory()?, self.prepared.memory());
-        let workers = u64::from(self.prepared.workers());
-        let planned: u64 = plan.places.iter().map(|place| place.cache + place.compute).sum::<u64>() / workers;
+        let contexts = u64::from(self.prepared.contexts());
+        let planned: u64 = plan.places.iter().map(|place| place.cache + place.compute).sum::<u64>() / contexts;
         let allocated = used.cache + used.compute;
         self.state.set_memory(allocated);
         if allocated > planned {
@@ -193,8 +213,15 @@ impl Worker {
     }
 }
 
+/// What a worker's first life has measured. The next ones need not: streams wait for them.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    pace: Pace,
+    guesses: Guesses,
+}
+
 /// How a worker guesses ahead.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Guesses {
     /// Most tokens; 0: not at all.
     most: u32,

@@ -6,12 +6,13 @@
 //! `deterministic` and one slot have pieces of one size always.
 
 use crate::native::{Batch, Context, Kernels, NativeError};
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// Below, a prompt would lose more time than a wait gets shorter: a piece of 4 has 0.85 of the speed of 16.
 const SMALLEST: u32 = 4;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Pace {
     piece: u32,
     limit: Duration,

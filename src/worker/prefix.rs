@@ -1,10 +1,12 @@
 //! Which beginning of a prompt is known already, and in which slot the request goes. Pure.
 
+use serde::{Deserialize, Serialize};
+
 /// Copying a shorter beginning from elsewhere is not worth it.
 const SHORTEST_COPY: usize = 32;
 
 /// The tokens whose keys and values (or states) a sequence holds.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Held {
     pub tokens: Vec<i32>,
     /// Of them, those computed from the first on in whole pieces of one size.

@@ -2,6 +2,9 @@
 //! decodes again only what came since.
 
 use super::prefix::Held;
+use crate::isolation::ipc::Blob;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,13 +58,44 @@ impl Drop for Reserved {
 
 /// Of one request, between two of its tokens.
 pub(crate) struct Snapshot {
+    head: SnapshotHead,
+    state: State,
+    reserved: Reserved,
+}
+
+/// The sequence's state.
+enum State {
+    /// Of a worker that is a thread; its memory is used again.
+    Memory(Vec<u8>),
+    /// Of a child process, which cannot write to it any more.
+    Sealed(Blob),
+}
+
+impl State {
+    fn read(&self) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Self::Memory(bytes) => Some(bytes.into()),
+            Self::Sealed(blob) => Some(blob.read().ok()?.into()),
+        }
+    }
+
+    fn into_memory(self) -> Vec<u8> {
+        match self {
+            Self::Memory(bytes) => bytes,
+            Self::Sealed(blob) => blob.into_bytes().unwrap_or_default(),
+        }
+    }
+}
+
+/// A snapshot without the sequence's state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SnapshotHead {
     held: Held,
     /// Tokens that had been given, and those taken out of the context.
     generated: u32,
     shifted: u32,
-    state: Vec<u8>,
+    /// Over all of it, and the state.
     checksum: u32,
-    reserved: Reserved,
 }
 
 impl Snapshot {
@@ -73,45 +107,69 @@ impl Snapshot {
         state: &mut Vec<u8>,
         old: Option<&Snapshot>,
     ) -> Option<Self> {
-        let bytes = state.len() + size_of_val(held.tokens.as_slice());
-        let reserved = policy.reserve(bytes as u64, old.map_or(0, |old| old.reserved.bytes))?;
+        let reserved = policy.reserve(bytes(held, state.len() as u64), old.map_or(0, |old| old.reserved.bytes))?;
         let (state, held) = (std::mem::take(state), held.clone());
         let checksum = checksum(&held, generated, shifted, &state);
-        Some(Self { held, generated, shifted, state, checksum, reserved })
+        Some(Self { head: SnapshotHead { held, generated, shifted, checksum }, state: State::Memory(state), reserved })
     }
 
-    /// Nobody has written to it since: a worker that damages memory may have, before it died.
-    pub(super) fn is_sound(&self) -> bool {
-        checksum(&self.held, self.generated, self.shifted, &self.state) == self.checksum
+    /// The same of parts that a child process took or has received.
+    pub(crate) fn of_parts(
+        policy: &Arc<SnapshotPolicy>,
+        head: SnapshotHead,
+        state: Blob,
+        old: Option<&Snapshot>,
+    ) -> Option<Self> {
+        let reserved = policy.reserve(bytes(&head.held, state.len()), old.map_or(0, |old| old.reserved.bytes))?;
+        Some(Self { head, state: State::Sealed(state), reserved })
+    }
+
+    /// For another process. `None`: the system gives no file for the state.
+    pub(crate) fn parts(&self) -> Option<(SnapshotHead, Blob)> {
+        let state = match &self.state {
+            State::Memory(bytes) => Blob::from_slice(bytes).ok()?,
+            State::Sealed(blob) => blob.clone(),
+        };
+        Some((self.head.clone(), state))
+    }
+
+    /// What it consists of.
+    pub(crate) fn into_parts(self) -> (SnapshotHead, Vec<u8>) {
+        (self.head, self.state.into_memory())
+    }
+
+    /// The sequence's state; `None` if somebody has written to it since: a worker that damages memory may have, before it
+    /// died.
+    pub(super) fn sound_state(&self) -> Option<Cow<'_, [u8]>> {
+        let state = self.state.read()?;
+        let SnapshotHead { held, generated, shifted, checksum } = &self.head;
+        (self::checksum(held, *generated, *shifted, &state) == *checksum).then_some(state)
     }
 
     pub(super) fn held(&self) -> &Held {
-        &self.held
-    }
-
-    pub(super) fn state(&self) -> &[u8] {
-        &self.state
+        &self.head.held
     }
 
     pub(super) fn generated(&self) -> u32 {
-        self.generated
+        self.head.generated
     }
 
     pub(super) fn shifted(&self) -> u32 {
-        self.shifted
-    }
-
-    /// Its memory, for the next one.
-    pub(super) fn into_state(self) -> Vec<u8> {
-        self.state
+        self.head.shifted
     }
 
     /// As a stray write would.
     #[cfg(feature = "fault-injection")]
-    pub(super) fn damage(&mut self) {
-        let middle = self.state.len() / 2;
-        self.state[middle] ^= 1;
+    pub(super) fn damage(self) -> Self {
+        let mut state = self.state.into_memory();
+        let middle = state.len() / 2;
+        state[middle] ^= 1;
+        Self { head: self.head, state: State::Memory(state), reserved: self.reserved }
     }
+}
+
+fn bytes(held: &Held, state: u64) -> u64 {
+    state.saturating_add(size_of_val(held.tokens.as_slice()) as u64)
 }
 
 fn checksum(held: &Held, generated: u32, shifted: u32, state: &[u8]) -> u32 {
@@ -162,18 +220,19 @@ mod tests {
     #[test]
     fn damage_is_noticed() {
         let policy = Arc::new(SnapshotPolicy::new(1, 1000));
-        let mut snapshot = Snapshot::take(&policy, &held(3), (2, 1), &mut vec![9; 100], None).unwrap();
-        assert!(snapshot.is_sound());
         for damage in [
-            |s: &mut Snapshot| s.state[57] ^= 4,
-            |s: &mut Snapshot| s.held.tokens[1] += 1,
-            |s: &mut Snapshot| s.held.gap = Some(2),
-            |s: &mut Snapshot| s.generated += 1,
-            |s: &mut Snapshot| s.shifted += 1,
+            |_: &mut SnapshotHead, state: &mut Vec<u8>| state[57] ^= 4,
+            |head: &mut SnapshotHead, _: &mut Vec<u8>| head.held.tokens[1] += 1,
+            |head: &mut SnapshotHead, _: &mut Vec<u8>| head.held.gap = Some(2),
+            |head: &mut SnapshotHead, _: &mut Vec<u8>| head.generated += 1,
+            |head: &mut SnapshotHead, _: &mut Vec<u8>| head.shifted += 1,
         ] {
-            damage(&mut snapshot);
-            assert!(!snapshot.is_sound());
-            snapshot.checksum = checksum(&snapshot.held, snapshot.generated, snapshot.shifted, &snapshot.state);
+            let snapshot = Snapshot::take(&policy, &held(3), (2, 1), &mut vec![9; 100], None).unwrap();
+            assert!(snapshot.sound_state().is_some());
+            let (mut head, mut state) = snapshot.into_parts();
+            damage(&mut head, &mut state);
+            let damaged = Snapshot::of_parts(&policy, head, Blob::new(state).unwrap(), None).unwrap();
+            assert!(damaged.sound_state().is_none());
         }
     }
 }

@@ -1,13 +1,15 @@
 //! What others may know of a worker while it decodes. Nothing here is locked during a decode.
 
-use super::Guesses;
-use super::pace::Pace;
+use super::Measured;
 use crate::crash::Crash;
 use crate::heartbeat::Heartbeat;
+use crate::isolation::confine::ConfinementReport;
 use crate::job::Job;
+use crate::remote::Host;
 use crate::supervisor::BreakerState;
 use crate::telemetry::WorkerCounters;
 use parking_lot::Mutex;
+use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,6 +18,16 @@ use std::time::Duration;
 const GO_ON: i32 = 0;
 const STOP: i32 = 1;
 const CANCEL_PIECE: i32 = 2;
+
+/// A child process that is a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WorkerProcess {
+    /// Its number.
+    pub pid: u32,
+    /// What it may do and have, as it reported.
+    pub confinement: ConfinementReport,
+}
 
 /// What the worker's present life runs. One that is over may still turn, if it was taken for dead while it waited for
 /// somebody: it can neither add nor remove anything.
@@ -36,7 +48,14 @@ pub(crate) struct WorkerState {
     stored: AtomicU64,
     abort: Arc<AtomicI32>,
     running: Mutex<RunningJobs>,
-    measured: Mutex<Option<(Pace, Guesses)>>,
+    measured: Mutex<Option<Measured>>,
+    /// In a child process: what is said here is the host's.
+    host: Option<Arc<Host>>,
+    /// It takes nothing more, and ends when what it has has ended.
+    retired: AtomicBool,
+    /// It loads the model itself, and has not yet.
+    loading: AtomicBool,
+    process: Mutex<Option<WorkerProcess>>,
     breaker: Mutex<BreakerState>,
     last_crash: Mutex<Option<Crash>>,
     pub counters: Arc<WorkerCounters>,
@@ -56,15 +75,33 @@ impl WorkerState {
             abort: Arc::new(AtomicI32::new(GO_ON)),
             running: Mutex::default(),
             measured: Mutex::new(None),
+            host: None,
+            retired: AtomicBool::new(false),
+            loading: AtomicBool::new(false),
+            process: Mutex::new(None),
             breaker: Mutex::new(BreakerState::Closed),
             last_crash: Mutex::new(None),
             counters,
         }
     }
 
+    /// The same in a child process.
+    pub(crate) fn in_child(counters: Arc<WorkerCounters>, host: Arc<Host>) -> Self {
+        Self { host: Some(host), ..Self::new(counters) }
+    }
+
+    /// Where it is told what the worker does, if that is in a child process.
+    #[cfg(feature = "fault-injection")]
+    pub(super) fn host(&self) -> Option<&Host> {
+        self.host.as_deref()
+    }
+
     /// The loop turned.
     pub(crate) fn beat(&self) {
         self.turns.beat();
+        if let Some(host) = &self.host {
+            host.beat();
+        }
     }
 
     /// It has decoded a token since its start, and its loop turned within `stall_limit`.
@@ -113,6 +150,9 @@ impl WorkerState {
 
     pub(crate) fn set_memory(&self, bytes: u64) {
         self.memory.store(bytes, Ordering::Relaxed);
+        if let Some(host) = &self.host {
+            host.memory(bytes);
+        }
     }
 
     /// Tokens of a prompt that are decoded at a time; 0 before that is known.
@@ -120,26 +160,23 @@ impl WorkerState {
         self.prefill_piece.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_prefill_piece(&self, tokens: u32) {
-        self.prefill_piece.store(tokens, Ordering::Relaxed);
-    }
-
     /// Most tokens that are guessed ahead.
     pub(crate) fn draft_max(&self) -> u32 {
         self.draft_max.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_draft_max(&self, tokens: u32) {
-        self.draft_max.store(tokens, Ordering::Relaxed);
-    }
-
-    /// What an earlier life of this worker has measured.
-    pub(super) fn measured(&self) -> Option<(Pace, Guesses)> {
+    /// What a life of this worker has measured.
+    pub(crate) fn measured(&self) -> Option<Measured> {
         *self.measured.lock()
     }
 
-    pub(super) fn set_measured(&self, measured: (Pace, Guesses)) {
+    pub(crate) fn set_measured(&self, measured: Measured) {
+        self.prefill_piece.store(measured.pace.piece(), Ordering::Relaxed);
+        self.draft_max.store(measured.guesses.most, Ordering::Relaxed);
         *self.measured.lock() = Some(measured);
+        if let Some(host) = &self.host {
+            host.measured(measured);
+        }
     }
 
     /// Positions that the slots hold, and bytes of saved states.
@@ -148,16 +185,73 @@ impl WorkerState {
     }
 
     pub(crate) fn set_kept(&self, positions: u64, stored: u64) {
-        self.kv_used.store(positions, Ordering::Relaxed);
-        self.stored.store(stored, Ordering::Relaxed);
+        let before = self.stored.swap(stored, Ordering::Relaxed);
+        let before = (self.kv_used.swap(positions, Ordering::Relaxed), before);
+        if let Some(host) = &self.host
+            && before != (positions, stored)
+        {
+            host.kept(positions, stored);
+        }
+    }
+
+    /// The engine was called once, with so many tokens.
+    pub(super) fn decoded(&self, tokens: usize, took: Duration) {
+        match &self.host {
+            Some(host) => host.decoded(tokens, took),
+            None => self.counters.decoded(tokens, took),
+        }
+    }
+
+    pub(super) fn decode_failed(&self) {
+        match &self.host {
+            Some(host) => host.decode_failed(),
+            None => self.counters.decode_failures.add(1),
+        }
     }
 
     /// Its context is gone, and no successor follows soon.
     pub(crate) fn unloaded(&self) {
         self.set_memory(0);
         self.set_kept(0, 0);
-        self.set_prefill_piece(0);
-        self.set_draft_max(0);
+        self.prefill_piece.store(0, Ordering::Relaxed);
+        self.draft_max.store(0, Ordering::Relaxed);
+    }
+
+    /// What is known of the process that is this worker's from now on.
+    pub(crate) fn follows(&self, spare: &Self) {
+        self.set_memory(spare.memory());
+        if let Some(measured) = spare.measured() {
+            self.set_measured(measured);
+        }
+        self.set_process(spare.process());
+        self.beat();
+    }
+
+    /// It is to take nothing more.
+    pub(crate) fn retire(&self, retired: bool) {
+        self.retired.store(retired, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_loading(&self, loading: bool) {
+        self.loading.store(loading, Ordering::Relaxed);
+    }
+
+    /// It loads the model: whether its loop turns says nothing yet.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.loading.load(Ordering::Relaxed)
+    }
+
+    /// The child process that it is, if it is one.
+    pub(crate) fn process(&self) -> Option<WorkerProcess> {
+        self.process.lock().clone()
+    }
+
+    pub(crate) fn set_process(&self, process: Option<WorkerProcess>) {
+        *self.process.lock() = process;
     }
 
     /// The supervisor stops: ends a running decode, and every later one.
@@ -203,7 +297,16 @@ impl WorkerState {
         let mut running = self.running.lock();
         if running.life == life {
             running.jobs.retain(|job| job.id != id);
+            if let Some(host) = &self.host {
+                host.freed(id);
+            }
         }
+    }
+
+    /// A request that runs in this life.
+    pub(crate) fn job(&self, life: u64, id: u64) -> Option<Arc<Job>> {
+        let running = self.running.lock();
+        running.jobs.iter().find(|job| running.life == life && job.id == id).cloned()
     }
 
     /// Whether this request has a slot.

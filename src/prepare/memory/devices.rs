@@ -62,7 +62,8 @@ pub(crate) fn on_devices(
     let (compute, _) = compute::bytes(model, &memory, demand);
     let fixed = compute.saturating_mul(contexts).saturating_add(CONTEXT_OVERHEAD * copies);
     let left: Vec<_> = rooms.iter().map(|room| DeviceRoom::new(room.index, room.bytes.saturating_sub(fixed))).collect();
-    let layers: Vec<u64> = (first..weights.len()).map(|layer| (weights[layer] * copies).saturating_add(cached(layer))).collect();
+    let layers: Vec<u64> =
+        (first..weights.len()).map(|layer| (weights[layer] * copies).saturating_add(cached(layer))).collect();
     let split = split_layers(&left, &layers, ratios)?;
 
     let mut plan = on_host(model, demand);

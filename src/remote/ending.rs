@@ -1,0 +1,135 @@
+//! What a child died of, told once: by the thread that hears it, or if that is held up by the host's code, by the one that owns
+//! it.
+
+use super::link::{Link, Phase};
+use super::stand_in::{Heard, Remote, Seat};
+use crate::crash::{ChildExit, CrashReason};
+use crate::isolation::child::{Ended, Exit, Launched, why_not_started};
+use crate::isolation::confine::{MemoryGroup, kernel_oom_kills};
+use crate::worker::WorkerFault;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a child may take to be gone after it has said its last word.
+const LAST: Duration = Duration::from_secs(2);
+
+pub(super) struct Ending {
+    pub remote: Arc<Remote>,
+    pub link: Arc<Link>,
+    pub seat: Arc<Mutex<Seat>>,
+    pub launched: Arc<Launched>,
+    pub memory: Memory,
+}
+
+/// How to tell whether the system killed it for its memory.
+pub(super) struct Memory {
+    /// With a limit of its own.
+    pub group: Option<MemoryGroup>,
+    /// Such kills before it was started.
+    pub kills_before: Option<u64>,
+}
+
+impl Memory {
+    fn killed(&self) -> bool {
+        match &self.group {
+            Some(group) => group.oom_kills() > 0,
+            None => kernel_oom_kills().zip(self.kills_before).is_some_and(|(now, before)| now > before),
+        }
+    }
+}
+
+impl Ending {
+    pub(super) fn pid(&self) -> u32 {
+        self.launched.child.pid()
+    }
+
+    /// Sees that it is gone, and tells why. Without effect once that was done.
+    pub(super) fn tell(&self) {
+        if std::mem::replace(&mut self.link.standing().told, true) {
+            return;
+        }
+        let child = &self.launched.child;
+        // It may sit in an endless wait of the kernel's; then somebody else reaps it.
+        let ended = child.wait_for(LAST).or_else(|| {
+            child.kill();
+            child.wait_for(LAST)
+        });
+        let ended = self.verdict(ended);
+        // First: who owns it takes no request for it any more.
+        self.link.set_phase(Phase::Over);
+        self.link.standing().handed.clear();
+        let seat = self.seat.lock().clone();
+        seat.state.set_process(None);
+        seat.state.set_loading(false);
+        (self.remote.tell)(seat.index, Heard::Ended(ended));
+    }
+
+    /// Why it ended: what it was killed for, else what it said, else what the system says.
+    fn verdict(&self, ended: Option<Ended>) -> Result<(), WorkerFault> {
+        let (why, said, sent_home) = {
+            let mut standing = self.link.standing();
+            (standing.why.take(), standing.said.take(), standing.sent_home)
+        };
+        let fault = match (why, said) {
+            (None, Some(Ok(()))) => return Ok(()),
+            (None, None) if sent_home => return Ok(()),
+            (Some(why), _) => why,
+            (None, Some(Err(said))) => said,
+            (None, None) => self.by_the_system(ended.map(|ended| ended.exit)),
+        };
+        let exit = ChildExit {
+            pid: self.launched.child.pid(),
+            how: how(ended.map(|ended| ended.exit)),
+            max_rss_bytes: ended.and_then(|ended| ended.max_rss),
+            output: self.launched.output.last_lines(LAST),
+        };
+        Err(fault.with_exit(exit))
+    }
+
+    fn by_the_system(&self, exit: Option<Exit>) -> WorkerFault {
+        let (reason, text) = match exit {
+            Some(Exit::Signal { number: libc::SIGKILL, .. }) if self.memory.killed() => {
+                (CrashReason::HostOutOfMemory, "the system killed it: out of memory".into())
+            }
+            Some(Exit::Signal { number: libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL, .. }) => {
+                (CrashReason::Signal, how(exit))
+            }
+            Some(Exit::Signal { number: libc::SIGABRT, .. }) => (CrashReason::Abort, how(exit)),
+            Some(Exit::Signal { .. }) => (CrashReason::Killed, how(exit)),
+            Some(Exit::Code(code)) => match why_not_started(code) {
+                Some(why) => (CrashReason::LoadFailed, why.into()),
+                None => (CrashReason::Exited, how(exit)),
+            },
+            Some(Exit::Unknown) | None => (CrashReason::Exited, how(exit)),
+        };
+        WorkerFault::new(reason, format!("the worker process is gone: {text}"))
+    }
+}
+
+/// In words.
+fn how(exit: Option<Exit>) -> String {
+    match exit {
+        Some(Exit::Code(code)) => format!("exit code {code}"),
+        Some(Exit::Signal { number, core }) => {
+            let name = signal_name(number).map(|name| format!(" ({name})")).unwrap_or_default();
+            format!("signal {number}{name}{}", if core { ", core dumped" } else { "" })
+        }
+        Some(Exit::Unknown) => "nobody knows how: the host ignores SIGCHLD, or waits for all children".into(),
+        None => "it was killed, and the system has not let go of it yet".into(),
+    }
+}
+
+fn signal_name(number: i32) -> Option<&'static str> {
+    Some(match number {
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGILL => "SIGILL",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGSYS => "SIGSYS",
+        _ => return None,
+    })
+}

@@ -1,0 +1,153 @@
+//! The host's end of a child: the way to it, where it stands, and why it is over. Shared by the threads of its stand-in and by
+//! who cancels requests that it runs.
+
+use super::message::ToChild;
+use crate::crash::CrashReason;
+use crate::isolation::child::Launched;
+use crate::isolation::ipc::{Blob, IpcError, Outbox};
+use crate::worker::{Snapshot, WorkerFault};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// It is being started, or loads.
+    Starting,
+    /// It has loaded the model, and makes its context.
+    Loaded,
+    Ready,
+    /// Its process is gone.
+    Over,
+}
+
+pub(crate) struct Link {
+    connected: OnceLock<(Outbox, Arc<Launched>)>,
+    standing: Mutex<Standing>,
+    changed: Condvar,
+}
+
+pub(super) struct Standing {
+    pub phase: Phase,
+    /// Why it is ended by force.
+    pub why: Option<WorkerFault>,
+    /// What it said last: that it ends, in order or not.
+    pub said: Option<Result<(), WorkerFault>>,
+    /// Its end was told, or is about to be.
+    pub told: bool,
+    /// What it said was heard to the end.
+    pub heard_out: bool,
+    /// It was told to end.
+    pub sent_home: bool,
+    /// Of the requests that it runs.
+    pub handed: HashMap<u64, Handed>,
+}
+
+/// What is kept here of a request that was handed to it.
+pub(super) struct Handed {
+    /// Its place in the queue.
+    pub position: u32,
+    /// Its snapshot, until it is known to be good.
+    pub lent: Option<Snapshot>,
+}
+
+impl Link {
+    pub(super) fn new() -> Self {
+        Self {
+            connected: OnceLock::new(),
+            standing: Mutex::new(Standing {
+                phase: Phase::Starting,
+                why: None,
+                said: None,
+                told: false,
+                heard_out: false,
+                sent_home: false,
+                handed: HashMap::new(),
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// It was started. Whoever has condemned it meanwhile found nothing to kill.
+    pub(super) fn connect(&self, outbox: Outbox, launched: Arc<Launched>) {
+        if self.connected.set((outbox, launched)).is_ok() && self.standing().why.is_some() {
+            self.kill();
+        }
+    }
+
+    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock()
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.standing().phase = phase;
+        self.tell_change();
+    }
+
+    pub(super) fn tell_change(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Until something has changed, or for so long.
+    pub(super) fn wait(&self, mut standing: MutexGuard<'_, Standing>, at_most: Duration) {
+        self.changed.wait_for(&mut standing, at_most);
+    }
+
+    /// Waits for its end, at most so long.
+    pub(super) fn is_over_within(&self, at_most: Duration) -> bool {
+        self.is_within(at_most, |standing| standing.phase == Phase::Over)
+    }
+
+    /// The same for the end of what it said.
+    pub(super) fn is_heard_out_within(&self, at_most: Duration) -> bool {
+        self.is_within(at_most, |standing| standing.heard_out)
+    }
+
+    fn is_within(&self, at_most: Duration, is: impl Fn(&Standing) -> bool) -> bool {
+        let deadline = Instant::now() + at_most;
+        let mut standing = self.standing();
+        while !is(&standing) && !self.changed.wait_until(&mut standing, deadline).timed_out() {}
+        is(&standing)
+    }
+
+    /// Never waits: what the socket does not take is sent by [`flush`](Self::flush).
+    pub(super) fn send(&self, message: &ToChild, blob: Option<&Blob>) {
+        if let Some((outbox, _)) = self.connected.get()
+            && let Err(IpcError::Full { .. }) = outbox.send(message, blob)
+        {
+            // Other errors come of its end, which is told by the end of what it says.
+            self.condemn(WorkerFault::new(CrashReason::Protocol, "it does not read what it is sent"));
+        }
+    }
+
+    /// Sends what was left. False: something still is.
+    pub(super) fn flush(&self) -> bool {
+        self.connected.get().is_none_or(|(outbox, _)| outbox.flush().unwrap_or(true))
+    }
+
+    /// The request has ended. For any thread of the host's.
+    pub(crate) fn cancel(&self, id: u64) {
+        self.send(&ToChild::Cancel { id }, None);
+    }
+
+    /// Ends it by force, because of this.
+    pub(super) fn condemn(&self, why: WorkerFault) {
+        self.standing().why.get_or_insert(why);
+        self.kill();
+        self.tell_change();
+    }
+
+    fn kill(&self) {
+        if let Some((_, launched)) = self.connected.get() {
+            launched.child.kill();
+        }
+    }
+
+    /// SIGTERM, and after so long SIGKILL.
+    pub(super) fn terminate(&self, grace: Duration) {
+        if let Some((_, launched)) = self.connected.get() {
+            launched.child.terminate(grace);
+        }
+    }
+}

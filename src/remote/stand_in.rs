@@ -1,0 +1,314 @@
+//! A child's stand-in in the host: the thread that owns it. It starts the child, hands it requests for its free slots, and sees
+//! that it ends. Another thread (`hearing`) does what the child says.
+
+use super::ending::{Ending, Memory};
+use super::hearing::Hearing;
+use super::link::{Handed, Link, Phase};
+use super::message::{Run, Start, ToChild};
+use crate::config::{ChildConfig, StartFault};
+use crate::crash::CrashReason;
+use crate::error::Error;
+use crate::event::Failed;
+use crate::isolation::child::{LaunchOptions, Located, launch};
+use crate::isolation::confine::{Confinement, kernel_oom_kills, limit_memory};
+use crate::isolation::ipc::{self, Outbox, Reader};
+use crate::isolation::thread;
+use crate::job::Job;
+use crate::prepare::PreparedEngine;
+use crate::status::Status;
+use crate::supervisor::{Popped, Queue};
+use crate::worker::{Snapshot, SnapshotPolicy, WorkerFault, WorkerState};
+use parking_lot::Mutex;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tracing::level_filters::LevelFilter;
+
+/// How often a stand-in that has nothing to do looks whether it is to end.
+const IDLE: Duration = Duration::from_millis(500);
+/// The same while its child loads, or some of its slots are free: other things than a change of the queue matter then.
+const SOON: Duration = Duration::from_millis(20);
+/// Bytes that may wait for a child that does not read.
+const BACKLOG: u64 = 64 << 20;
+/// How much sooner than its host a child is killed when memory runs out: it can be started again.
+const OOM_SCORE_ADJ: i32 = 500;
+/// What remains to be heard of a child that was killed takes moments.
+const HEARS_SOON: Duration = Duration::from_secs(1);
+/// How long the host's code, called with an event, may take to return once the child is gone.
+const HOST_RETURNS: Duration = Duration::from_secs(10);
+/// Between SIGTERM and SIGKILL, for a child that did not end as it was told to.
+const AFTER_TERM: Duration = Duration::from_secs(1);
+
+/// Whose work a child does.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    /// Of its worker; `None`: it is a spare.
+    pub index: Option<u32>,
+    pub state: Arc<WorkerState>,
+    /// See [`WorkerState::begin_life`].
+    pub life: u64,
+}
+
+/// What happens to a child.
+pub(crate) enum Heard {
+    Loaded,
+    Ready,
+    Ended(Result<(), WorkerFault>),
+}
+
+/// Told what happens, and to which worker; `None`: to a spare.
+pub(crate) type Tell = Box<dyn Fn(Option<u32>, Heard) + Send + Sync>;
+
+/// A child that is to be started.
+pub(crate) struct Remote {
+    pub prepared: Arc<PreparedEngine>,
+    pub queue: Arc<Queue>,
+    pub snapshots: Arc<SnapshotPolicy>,
+    pub child: ChildConfig,
+    pub located: Arc<Located>,
+    pub max_stall_ms: u64,
+    pub snapshot_tokens: u32,
+    pub snapshot_bytes: u64,
+    pub fault: Option<StartFault>,
+    /// Whether files are to be compared with what was prepared.
+    pub verify: bool,
+    /// Told how far the load is, where that has changed; false ends it.
+    pub loading: Box<dyn Fn(Option<f32>) -> bool + Send + Sync>,
+    pub tell: Tell,
+}
+
+/// A child that runs, or did.
+pub(crate) struct Handle {
+    owner: JoinHandle<()>,
+    link: Arc<Link>,
+    seat: Arc<Mutex<Seat>>,
+}
+
+impl Handle {
+    /// Waits until its process and its threads are gone.
+    pub(crate) fn join(self) {
+        let _ = self.owner.join();
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.owner.is_finished()
+    }
+
+    /// Kills it, because its loop does not turn.
+    pub(crate) fn condemn(&self, why: String) {
+        self.link.condemn(WorkerFault::new(CrashReason::Stall, why));
+    }
+
+    /// It may be time to go home.
+    pub(crate) fn look(&self) {
+        self.link.tell_change();
+    }
+
+    /// Gives a spare that is ready a seat. False: it is not, or not any more.
+    pub(crate) fn takes(&self, seat: Seat) -> bool {
+        let standing = self.link.standing();
+        if standing.phase != Phase::Ready || standing.why.is_some() {
+            return false;
+        }
+        let spare = std::mem::replace(&mut *self.seat.lock(), seat.clone());
+        seat.state.follows(&spare.state);
+        drop(standing);
+        self.link.tell_change();
+        true
+    }
+}
+
+impl Remote {
+    /// Starts it, for a worker or as a spare.
+    pub(crate) fn start(self, name: String, seat: Seat) -> std::io::Result<Handle> {
+        seat.state.set_loading(true);
+        let link = Arc::new(Link::new());
+        let seat = Arc::new(Mutex::new(seat));
+        let stand_in = StandIn { remote: Arc::new(self), link: link.clone(), seat: seat.clone() };
+        // It lives as long as the child, which would be killed with the thread that started it.
+        let owner = thread::spawn_plain(name, move || stand_in.run())?;
+        Ok(Handle { owner, link, seat })
+    }
+}
+
+struct StandIn {
+    remote: Arc<Remote>,
+    link: Arc<Link>,
+    seat: Arc<Mutex<Seat>>,
+}
+
+impl StandIn {
+    fn run(self) {
+        let fault = match self.connect() {
+            Ok((hearing, ending)) => match thread::spawn_plain("llamapen-hear".into(), move || hearing.run()) {
+                Ok(hearer) => {
+                    self.feed();
+                    ending.tell();
+                    // One that the host's code holds up for longer is left alone: it does nothing more when it is back.
+                    if self.link.is_heard_out_within(HOST_RETURNS) {
+                        let _ = hearer.join();
+                    }
+                    return;
+                }
+                Err(e) => WorkerFault::new(CrashReason::HostOutOfMemory, format!("the system gives no thread: {e}")),
+            },
+            Err(fault) => fault,
+        };
+        self.link.set_phase(Phase::Over);
+        let index = self.seat.lock().index;
+        (self.remote.tell)(index, Heard::Ended(Err(fault)));
+    }
+
+    /// Starts the child.
+    fn connect(&self) -> Result<(Hearing, Arc<Ending>), WorkerFault> {
+        let remote = &self.remote;
+        let Remote { prepared, child: config, .. } = &**remote;
+        let not_started = |why: String| {
+            let fault = WorkerFault::new(CrashReason::LoadFailed, format!("starting a worker process: {why}"));
+            fault.with_status(Status::LoadFailed)
+        };
+        if remote.verify {
+            let stale = |e: Error| WorkerFault::new(CrashReason::LoadFailed, e.to_string()).with_status(e.status());
+            prepared.verify().map_err(stale)?;
+        }
+        let seat = self.seat.lock().clone();
+        let name = match seat.index {
+            Some(index) => format!("llamapen-{}-{}-worker-{index}", prepared.pool_id(), prepared.replica_id()),
+            None => format!("llamapen-{}-{}-spare", prepared.pool_id(), prepared.replica_id()),
+        };
+        let file = |dir: &Option<PathBuf>, ending| dir.as_ref().map(|dir| dir.join(format!("{name}.{ending}")));
+        let options = LaunchOptions {
+            log: file(&config.log_dir, "log"),
+            pid_file: file(&config.pid_dir, "pid"),
+            ..LaunchOptions::default()
+        };
+        let kills_before = kernel_oom_kills();
+        let (ours, theirs) = ipc::pair().map_err(|e| not_started(e.to_string()))?;
+        let launched = launch(&remote.located, theirs, &options).map_err(|e| not_started(e.to_string()))?;
+        let (launched, ours) = (Arc::new(launched), Arc::new(ours));
+        self.link.connect(Outbox::new(ours.clone(), BACKLOG), launched.clone());
+        let pid = launched.child.pid();
+        let group = format!("{}-{pid}", std::process::id());
+        let (group, memory) = limit_memory(&group, config.memory_limit_bytes);
+        if let Some(group) = &group {
+            group.add(pid).map_err(|e| not_started(format!("its memory cannot be limited: {e}")))?;
+        }
+        let start = Start {
+            engine: prepared.to_json(),
+            max_stall_ms: remote.max_stall_ms,
+            snapshot_tokens: remote.snapshot_tokens,
+            snapshot_bytes: remote.snapshot_bytes,
+            log_level: LevelFilter::current().to_string(),
+            measured: seat.state.measured(),
+            confinement: Confinement {
+                sandbox: config.sandbox,
+                readable: prepared.files().iter().map(|file| file.path.clone().into()).collect(),
+                memory,
+                cpus: config.cpus.clone(),
+                nice: config.nice,
+                oom_score_adj: OOM_SCORE_ADJ,
+            },
+            fault: remote.fault,
+            restarts: seat.state.restarts(),
+        };
+        let memory = Memory { group, kills_before };
+        let (link, seat) = (self.link.clone(), self.seat.clone());
+        let ending = Arc::new(Ending { remote: remote.clone(), link, seat, launched, memory });
+        Ok((Hearing::new(Reader::new(ours), start, ending.clone()), ending))
+    }
+
+    /// Until it is over.
+    fn feed(&self) {
+        loop {
+            let standing = self.link.standing();
+            if standing.phase == Phase::Over {
+                return;
+            }
+            if standing.why.is_some() {
+                drop(standing);
+                // Who hears it may be held up by the host's code.
+                self.link.is_over_within(HEARS_SOON);
+                return;
+            }
+            let (phase, seat) = (standing.phase, self.seat.lock().clone());
+            if self.remote.queue.sends_home() {
+                drop(standing);
+                return self.send_home(phase);
+            }
+            match (phase, seat.index) {
+                (Phase::Ready, Some(_)) => {
+                    drop(standing);
+                    self.hand_out(&seat);
+                }
+                (Phase::Ready, None) => self.link.wait(standing, IDLE),
+                _ => {
+                    self.link.wait(standing, SOON);
+                    if !(self.remote.loading)(None) {
+                        self.link.condemn(self.cancelled());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands one request to a free slot, or waits for either.
+    fn hand_out(&self, seat: &Seat) {
+        let flushed = self.link.flush();
+        let running = seat.state.jobs();
+        if running.len() >= self.remote.prepared.slots() as usize {
+            let standing = self.link.standing();
+            if standing.phase == Phase::Ready && seat.state.active() >= running.len() {
+                self.link.wait(standing, if flushed { IDLE } else { SOON });
+            }
+            return;
+        }
+        let wait = if running.is_empty() && flushed { IDLE } else { SOON };
+        let suspects = !running.iter().any(|job| job.part().is_suspect());
+        if let Popped::Job(job, position) = self.remote.queue.pop(wait, suspects) {
+            self.hand_over(seat, job, position);
+        }
+    }
+
+    fn hand_over(&self, seat: &Seat, job: Arc<Job>, position: u32) {
+        if !seat.state.add(seat.life, job.clone()) {
+            // It died meanwhile; its successor may have it, if there will be one.
+            if !self.remote.queue.push_again(job.clone()) {
+                job.fail(Failed::new(Status::Draining, "the supervisor was stopped"));
+            }
+            return;
+        }
+        let (run, given) = (job.events.run(), job.events.given(<[i32]>::to_vec));
+        // Taken out: should the child die of it, the next run begins with the prompt.
+        let lent = job.snapshot().take();
+        let (head, state) = lent.as_ref().and_then(Snapshot::parts).unzip();
+        let message = Run { id: job.id, run, request: job.request.clone(), seed: job.seed, given, snapshot: head };
+        self.link.standing().handed.insert(job.id, Handed { position, lent });
+        job.runs_in(Some(self.link.clone()));
+        self.link.send(&ToChild::Run(Box::new(message)), state.as_ref());
+        // Whoever ended it before found nobody to tell.
+        if job.events.is_closed() {
+            self.link.cancel(job.id);
+        }
+    }
+
+    /// Has it end in order, and sees that it does.
+    fn send_home(&self, phase: Phase) {
+        self.link.standing().sent_home = true;
+        if phase < Phase::Ready {
+            // It would hear of it when it has loaded.
+            self.link.condemn(self.cancelled());
+        }
+        self.link.send(&ToChild::Stop, None);
+        let grace = Duration::from_millis(self.remote.child.stop_grace_ms);
+        if !self.link.is_over_within(grace) {
+            self.link.terminate(AFTER_TERM);
+            self.link.is_over_within(HEARS_SOON);
+        }
+    }
+
+    fn cancelled(&self) -> WorkerFault {
+        let message = format!("loading {}: cancelled", self.remote.prepared.model().display());
+        WorkerFault::new(CrashReason::LoadFailed, message).with_status(Status::Cancelled)
+    }
+}
