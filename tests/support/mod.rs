@@ -8,7 +8,7 @@ pub mod prometheus;
 pub mod traces;
 
 use llamapen::{
-    EngineConfig, Event, Failed, FinishReason, Request, Supervisor, SupervisorConfig, TokenStream, prepare,
+    EngineConfig, Event, Failed, FinishReason, Isolation, Request, Supervisor, SupervisorConfig, TokenStream, prepare,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -43,9 +43,19 @@ pub fn synthetic() -> PathBuf {
     folder.expect("set LLAMAPEN_SYNTHETIC_MODELS to what scripts/synthetic.py prints").into()
 }
 
-/// One thread per worker, a small context: tests run beside each other.
+/// One thread per worker, a small context: tests run beside each other. Workers are what `LLAMAPEN_TEST_ISOLATION` says.
 pub fn config() -> EngineConfig {
-    EngineConfig::new(model()).with_threads(1).with_n_ctx(1024)
+    let config = EngineConfig::new(model()).with_threads(1).with_n_ctx(1024);
+    if in_processes() { config.with_isolation(Isolation::Process) } else { config }
+}
+
+/// Whether the tests run with workers that are processes.
+pub fn in_processes() -> bool {
+    match std::env::var("LLAMAPEN_TEST_ISOLATION").as_deref() {
+        Ok("process") => true,
+        Ok("thread") | Err(_) => false,
+        Ok(other) => panic!("LLAMAPEN_TEST_ISOLATION: {other:?} is neither thread nor process"),
+    }
 }
 
 pub fn start(config: &EngineConfig) -> Supervisor {

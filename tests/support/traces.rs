@@ -63,6 +63,13 @@ pub fn peak_and_resident() -> (u64, u64) {
     (kib("VmHWM:"), kib("VmRSS:"))
 }
 
+/// Memory that another process has now, in bytes; 0 if it is gone.
+pub fn resident_of(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    line.map_or(0, |kib| kib.parse::<u64>().unwrap() * 1024)
+}
+
 /// Bytes this process has read with system calls.
 pub fn bytes_read() -> u64 {
     text("/proc/self/io").lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()

@@ -1,0 +1,106 @@
+//! From start to stop: files with numbers and lines, a stop that is waited for, programs that are no worker.
+
+use crate::support::{self, read};
+use crate::{config, engine, is_there, pid, plain};
+use llamapen::{ChildConfig, Fault, State, Status, Supervisor, prepare};
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+#[test]
+fn files_say_its_number_and_what_it_wrote() {
+    let folder = TempDir::new().unwrap();
+    let child = ChildConfig::default().with_pid_dir(folder.path()).with_log_dir(folder.path());
+    let supervisor = support::start_with(&engine().with_pool_id("p"), config().with_child(child));
+    let (number, log) =
+        (folder.path().join("llamapen-p-0-worker-0.pid"), folder.path().join("llamapen-p-0-worker-0.log"));
+    let read_number = || std::fs::read_to_string(&number).unwrap().trim().parse::<u32>().unwrap();
+    let first = pid(&supervisor);
+    assert_eq!(read_number(), first);
+    let _ = read(supervisor.submit(crate::faulty(Fault::Exited)).unwrap());
+    assert_eq!(read(supervisor.submit(plain()).unwrap()).unwrap().tokens.len(), 12);
+    assert_ne!(read_number(), first);
+    assert_eq!(read_number(), pid(&supervisor));
+    assert!(std::fs::read_to_string(&log).unwrap().contains("injected exit"));
+    supervisor.stop().unwrap();
+    assert!(!number.exists(), "it is gone with the process");
+}
+
+/// Where nothing more can be written, to a log or to a snapshot, that costs lines and the time of decoding again.
+#[test]
+fn where_nothing_can_be_written_streams_go_on() {
+    support::child::in_a_process("life::where_nothing_can_be_written_streams_go_on", || {
+        const BYTES: u64 = 64 << 10;
+        let limit = libc::rlimit { rlim_cur: BYTES, rlim_max: BYTES };
+        // SAFETY: a plain value.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+        let folder = TempDir::new().unwrap();
+        let log = folder.path().join("llamapen-p-0-worker-0.log");
+        std::fs::write(&log, vec![b'x'; BYTES as usize - 4]).unwrap();
+        let child = ChildConfig::default().with_log_dir(folder.path());
+        let config = config().with_child(child).with_snapshots(8, 1 << 30);
+        let supervisor = support::start_with(&engine().with_pool_id("p"), config);
+        let request = support::greedy(support::words(3, 20)).with_max_tokens(40);
+        let alone = read(supervisor.submit(request.clone()).unwrap()).unwrap();
+        let hit = supervisor.submit(request.with_fault(Fault::Exited).with_fault_after(30)).unwrap();
+        let hit = read(hit).unwrap();
+        assert_eq!((hit.tokens, hit.restarts), (alone.tokens, 1));
+        assert_eq!(std::fs::metadata(&log).unwrap().len(), BYTES);
+        let crash = supervisor.health().unwrap().workers[0].last_crash.clone().unwrap();
+        assert_eq!(crash.exit.unwrap().output, ["injected exit"]);
+    });
+}
+
+#[test]
+fn a_stop_ends_it_whatever_it_does() {
+    let child = ChildConfig::default().with_stop_grace(Duration::from_millis(100));
+    let config = config().with_child(child).with_stall_limit(Duration::from_secs(3600));
+    let supervisor = support::start_with(&engine(), config);
+    let stopped = pid(&supervisor);
+    let _stream = supervisor.submit(crate::faulty(Fault::Stopped)).unwrap();
+    support::eventually("it is stopped", || {
+        std::fs::read_to_string(format!("/proc/{stopped}/status")).unwrap().contains("T (stopped)")
+    });
+    let began = Instant::now();
+    supervisor.stop().unwrap();
+    assert!(began.elapsed() < support::LONG && !is_there(stopped));
+}
+
+/// The program that is started is no worker: what it is shows in the error, and nothing hangs.
+#[test]
+fn another_program_is_no_worker() {
+    let folder = TempDir::new().unwrap();
+    let program = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    for (program, says) in [
+        (program("silent", "#!/bin/sh\nexit 3\n"), "exit code 3"),
+        (program("talker", "#!/bin/sh\necho no worker >&0\nsleep 60\n"), "makes no sense"),
+    ] {
+        let config = config().with_child(ChildConfig::default().with_worker(program));
+        let supervisor = Supervisor::start(prepare(&engine()).unwrap(), config).unwrap();
+        let error = supervisor.wait_ready(Some(support::LONG)).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+        assert_eq!(supervisor.health().unwrap().state, State::Failed);
+    }
+    let missing = config().with_child(ChildConfig::default().with_worker("/nowhere/worker"));
+    let error = Supervisor::start(prepare(&engine()).unwrap(), missing).err().unwrap();
+    assert_eq!(error.status(), Status::InvalidParams, "{error}");
+}
+
+/// One that says nothing is ended as a load that makes no progress.
+#[test]
+fn a_silent_program_is_ended() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("silent");
+    std::fs::write(&path, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = config().with_child(ChildConfig::default().with_worker(path));
+    let config = config.with_load_stall_limit(Duration::from_millis(500));
+    let supervisor = Supervisor::start(prepare(&engine()).unwrap(), config).unwrap();
+    let error = supervisor.wait_ready(Some(support::LONG)).unwrap_err();
+    assert!(error.to_string().contains("stall"), "{error}");
+}
