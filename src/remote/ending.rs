@@ -71,23 +71,27 @@ impl Ending {
             let mut standing = self.link.standing();
             (standing.why.take(), standing.said.take(), standing.sent_home)
         };
-        let fault = match (why, said) {
+        let output = || self.launched.output.last_lines(LAST);
+        let (fault, output) = match (why, said) {
             (None, Some(Ok(()))) => return Ok(()),
             (None, None) if sent_home => return Ok(()),
-            (Some(why), _) => why,
-            (None, Some(Err(said))) => said,
-            (None, None) => self.by_the_system(ended.map(|ended| ended.exit)),
+            (Some(fault), _) | (None, Some(Err(fault))) => (fault, output()),
+            (None, None) => {
+                let output = output();
+                (self.by_the_system(ended.map(|ended| ended.exit), output.last()), output)
+            }
         };
         let exit = ChildExit {
             pid: self.launched.child.pid(),
             how: how(ended.map(|ended| ended.exit)),
             max_rss_bytes: ended.and_then(|ended| ended.max_rss),
-            output: self.launched.output.last_lines(LAST),
+            output,
         };
         Err(fault.with_exit(exit))
     }
 
-    fn by_the_system(&self, exit: Option<Exit>) -> WorkerFault {
+    /// `wrote`: its last line, which often says why it ended itself.
+    fn by_the_system(&self, exit: Option<Exit>, wrote: Option<&String>) -> WorkerFault {
         let (reason, text) = match exit {
             Some(Exit::Signal { number: libc::SIGKILL, .. }) if self.memory.killed() => {
                 (CrashReason::HostOutOfMemory, "the system killed it: out of memory".into())
@@ -103,7 +107,12 @@ impl Ending {
             },
             Some(Exit::Unknown) | None => (CrashReason::Exited, how(exit)),
         };
-        WorkerFault::new(reason, format!("the worker process is gone: {text}"))
+        let wrote = match reason {
+            CrashReason::Exited | CrashReason::LoadFailed | CrashReason::Abort => wrote,
+            _ => None,
+        };
+        let wrote = wrote.map(|line| format!("; it last wrote: {line}")).unwrap_or_default();
+        WorkerFault::new(reason, format!("the worker process is gone: {text}{wrote}"))
     }
 }
 

@@ -38,6 +38,14 @@ macro_rules! log_worker {
 }
 pub(super) use log_worker;
 
+/// The status of a worker's failure where none was ever ready: nothing was reset.
+pub(super) fn at_start(status: Status) -> Status {
+    match status {
+        Status::WorkerReset => Status::LoadFailed,
+        other => other,
+    }
+}
+
 /// What the control thread hears.
 pub(super) enum Report {
     /// The loader ended: with a model, an error, or dead.
@@ -253,6 +261,18 @@ impl Control {
         self.dead.extract_if(.., |dead| dead.is_over()).for_each(Body::join);
     }
 
+    /// For health, metrics and the log.
+    pub(super) fn note_crash(&self, i: usize, fault: WorkerFault) {
+        let reason = fault.reason.name();
+        log_worker!(error, self, i, reason, last_error = %fault, "worker failed");
+        self.shared.workers[i].crashed(Crash {
+            reason: fault.reason,
+            message: fault.message,
+            at_ms: self.shared.common.counts.uptime_ms(),
+            exit: fault.exit,
+        });
+    }
+
     pub(super) fn failed(&mut self, i: usize, fault: WorkerFault, is_process: bool) {
         let state = &self.shared.workers[i];
         state.set_ready(false);
@@ -262,14 +282,7 @@ impl Control {
         if taints {
             self.shared.common.set_tainted();
         }
-        let reason = fault.reason.name();
-        log_worker!(error, self, i, reason, last_error = %fault, "worker failed");
-        state.crashed(Crash {
-            reason: fault.reason,
-            message: fault.message,
-            at_ms: self.shared.common.counts.uptime_ms(),
-            exit: fault.exit,
-        });
+        self.note_crash(i, fault);
         let stops = taints && self.shared.common.taint == TaintPolicy::Stop;
         match self.stopping || stops || !self.was_ready {
             true => fail_all(state.take_jobs(), Status::WorkerReset, &message),
@@ -292,8 +305,7 @@ impl Control {
             return;
         }
         if !self.was_ready {
-            let status = if status == Status::WorkerReset { Status::LoadFailed } else { status };
-            return self.give_up(status, format!("no worker could be started: {message}"));
+            return self.give_up(at_start(status), format!("no worker could be started: {message}"));
         }
         let on_trial = self.policy.breaker(i) == BreakerState::HalfOpen;
         match self.policy.failed(i, Instant::now(), status == Status::DeviceError, draw_seed()) {
