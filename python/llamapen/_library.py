@@ -102,7 +102,8 @@ def candidates() -> List[Path]:
     # Who names a library wants that one: a silent fallback would run another build.
     named = os.environ.get("LLAMAPEN_LIBRARY")
     if named:
-        return [Path(named)]
+        # Absolute: a bare name would be looked for where the system has its libraries.
+        return [Path(named).absolute()]
     name = "libllamapen.dylib" if sys.platform == "darwin" else "libllamapen.so"
     package = Path(__file__).resolve().parent
     target = package.parent.parent / "target"
