@@ -92,9 +92,9 @@ class Supervisor:
         Of each worker among others ``breaker`` (CLOSED, OPEN, HALF_OPEN: on trial) and ``last_crash``: ``None``, or
         ``reason`` (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL, HOST_OUT_OF_MEMORY, KILLED, EXITED, PROTOCOL, LOAD_FAILED,
         ENGINE_ERROR; there may be more), ``message``, ``at_ms`` since the start, and ``exit``: ``None``, or of a child process
-        ``pid``, ``how``, ``max_rss_bytes`` and ``output`` (the last lines that it printed).
+        ``pid``, ``how``, ``rss_bytes`` (of memory) and ``output`` (the last lines that it printed).
 
-        ``process`` of each: ``None`` for a thread, or once it has loaded ``pid`` and ``confinement``: ``landlock`` and
+        ``process`` of each: ``None`` for a thread, or once it has loaded ``pid``, ``rss_bytes`` and ``confinement``: ``landlock`` and
         ``seccomp`` (``"off"``, ``{"on": form}`` or ``{"missing": why}``), ``no_new_privs``, ``dumpable``, ``memory``, ``cpus``,
         ``nice``, ``oom_score_adj``."""
         handle = self._open()

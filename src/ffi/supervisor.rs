@@ -137,11 +137,11 @@ pub unsafe extern "C" fn llamapen_supervisor_reset_breaker(
 /// loaded again), DRAINING, FAILED (the start did, the first or one after UNLOADED), STOPPED. Of each worker among
 /// others "heartbeat_ms" (since its loop last turned), "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or
 /// {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL, HOST_OUT_OF_MEMORY, KILLED, EXITED, PROTOCOL, LOAD_FAILED, ENGINE_ERROR;
-/// there may be more), "message", "at_ms" since the start, "exit": null, or of a child process {"pid", "how", "max_rss_bytes",
+/// there may be more), "message", "at_ms" since the start, "exit": null, or of a child process {"pid", "how", "rss_bytes",
 /// "output" (the last lines that it printed)}}.
 ///
 /// "isolation": where workers are started now ("thread", "process"), "tainted": whether a memory fault was contained, "taint":
-/// what follows one. "process" of each worker: null, or once it has loaded {"pid", "confinement": {"landlock" and "seccomp"
+/// what follows one. "process" of each worker: null, or once it has loaded {"pid", "rss_bytes", "confinement": {"landlock" and "seccomp"
 /// ("off", {"on": form} or {"missing": why}), "no_new_privs", "dumpable", "memory", "cpus", "nice", "oom_score_adj"}}.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_supervisor_health_json(

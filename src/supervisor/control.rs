@@ -38,14 +38,6 @@ macro_rules! log_worker {
 }
 pub(super) use log_worker;
 
-/// The status of a worker's failure where none was ever ready: nothing was reset.
-pub(super) fn at_start(status: Status) -> Status {
-    match status {
-        Status::WorkerReset => Status::LoadFailed,
-        other => other,
-    }
-}
-
 /// What the control thread hears.
 pub(super) enum Report {
     /// The loader ended: with a model, an error, or dead.
@@ -305,7 +297,8 @@ impl Control {
             return;
         }
         if !self.was_ready {
-            return self.give_up(at_start(status), format!("no worker could be started: {message}"));
+            let status = if status == Status::WorkerReset { Status::LoadFailed } else { status };
+            return self.give_up(status, format!("no worker could be started: {message}"));
         }
         let on_trial = self.policy.breaker(i) == BreakerState::HalfOpen;
         match self.policy.failed(i, Instant::now(), status == Status::DeviceError, draw_seed()) {

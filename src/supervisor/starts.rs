@@ -1,6 +1,6 @@
 //! Loading the model and starting workers: in fault domains of this process, or in processes of their own.
 
-use super::control::{Control, Report, at_start, log_worker};
+use super::control::{Control, Report, log_worker};
 use super::shared::Stage;
 use crate::config::TaintPolicy;
 use crate::crash::CrashReason;
@@ -241,15 +241,17 @@ impl Control {
             (Some(i), Heard::Ended(Err(fault))) if !self.loaded && !self.stopping && self.shared.is_starting() => {
                 let child = self.workers[i].take();
                 self.over(child, true);
-                let (status, message) = (fault.status(), fault.message.clone());
-                if status != Status::Cancelled {
-                    self.note_crash(i, fault);
+                if fault.status() != Status::Cancelled {
+                    self.note_crash(i, fault.clone());
                 }
-                let message = match status {
-                    Status::WorkerReset => format!("no worker could be started: {message}"),
-                    _ => message,
-                };
-                self.give_up(at_start(status), message);
+                match fault.status() {
+                    // It died while it loaded, and does not say that itself.
+                    Status::WorkerReset => {
+                        let model = self.shared.prepared.model().display().to_string();
+                        self.give_up(Status::LoadFailed, format!("loading {model}: {fault}"));
+                    }
+                    status => self.give_up(status, fault.message),
+                }
             }
             (Some(i), Heard::Ended(end)) => self.ended(i, Ok(end)),
             (None, Heard::Ready) => {
