@@ -279,6 +279,7 @@ mod tests {
             let told = Arc::new(AtomicU32::new(0));
             let located = Arc::new(locate(Some(Path::new("/bin/cat"))).unwrap());
             let remote = Arc::new(Remote {
+                name: "worker-0".into(),
                 prepared,
                 queue,
                 snapshots: Arc::new(SnapshotPolicy::new(1, 1 << 20)),
