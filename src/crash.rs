@@ -107,8 +107,9 @@ pub struct ChildExit {
     pub pid: u32,
     /// What the system says: a signal, a code, or that nobody knows.
     pub how: String,
-    /// The most memory that it had; `None` where the system does not say.
-    pub max_rss_bytes: Option<u64>,
+    /// Memory that it had when it was last looked at, at most half a second before it last showed that it is alive; `None`
+    /// if it never was.
+    pub rss_bytes: Option<u64>,
     /// The last lines that it wrote to stdout and stderr.
     pub output: Vec<String>,
 }

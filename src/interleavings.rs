@@ -20,7 +20,7 @@ fn queue() -> Arc<Queue> {
 }
 
 fn job(queue: &Arc<Queue>, id: u64) -> Arc<Job> {
-    let telemetry = Arc::new(Telemetry::new(Default::default(), 1));
+    let telemetry = Arc::new(Telemetry::new(Default::default(), 1, Arc::default()));
     Arc::new(Job::new(id, Request::prompt("a"), Some(0), Arc::downgrade(queue), telemetry))
 }
 

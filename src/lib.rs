@@ -30,8 +30,9 @@
 //! [`Status::Forked`].
 //!
 //! ## What is contained
-//! A Rust panic, a C++ exception, an abort, a memory fault or an endless loop of a worker fails its requests and restarts the
-//! worker. `docs/containment.md` says what is not contained.
+//! A Rust panic, a C++ exception, an abort, a memory fault or an endless loop of a worker restarts the worker, and its requests
+//! go on in the next one. `docs/containment.md` says what is not contained where workers are threads. With
+//! [`Isolation::Process`] each is a child process: whatever becomes of it, this process goes on.
 //!
 //! ## Logs
 //! Through [`tracing`](https://docs.rs/tracing): llama.cpp's under the target `llama.cpp`, ours under `llamapen`. Texts of

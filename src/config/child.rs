@@ -44,10 +44,12 @@ pub struct ChildConfig {
     /// The program to start. Default: it is looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<PathBuf>,
-    /// An existing directory for files with the numbers of the processes. Default: no files.
+    /// An existing directory for files with the numbers of the processes, `llamapen-POOL-REPLICA-worker-INDEX.pid`, or with
+    /// `spare-NUMBER` of one that was started as a spare. Each is gone with its process. Default: no files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid_dir: Option<PathBuf>,
-    /// An existing directory for what the processes write to their standard output and error. Default: no files.
+    /// An existing directory for what the processes write to their standard output and error, in files of the same names ending
+    /// in `.log`, up to 16 MiB each. Default: no files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_dir: Option<PathBuf>,
     /// How long a process that was told to end has for it before it is killed, in milliseconds, 0 to 600000.

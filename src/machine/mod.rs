@@ -14,7 +14,7 @@ mod process;
 
 pub(crate) use cgroup::{OwnMemoryGroup, own_memory_group};
 pub use memory::MemoryReading;
-pub(crate) use process::{RunningProcess, running as running_process};
+pub(crate) use process::{RunningProcess, resident_bytes, running as running_process};
 
 use crate::build_info::{BuildInfo, build_info};
 use crate::config::from_json;

@@ -32,6 +32,11 @@ fn at(root: &Path, pid: u32) -> Option<RunningProcess> {
     Some(RunningProcess { started, started_at_ms: boot().map(|boot| boot * 1000 + started * 1000 / TICKS) })
 }
 
+/// Memory that a process has now, in bytes; `None` if it is gone, or is not told.
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    files::kib(&files::text(Path::new(&format!("/proc/{pid}/status")))?, "VmRSS")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

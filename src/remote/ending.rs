@@ -4,7 +4,7 @@
 use super::link::{Link, Phase};
 use super::stand_in::{Heard, Remote, Seat};
 use crate::crash::{ChildExit, CrashReason};
-use crate::isolation::child::{Ended, Exit, Launched, why_not_started};
+use crate::isolation::child::{Exit, Launched, why_not_started};
 use crate::isolation::confine::{MemoryGroup, kernel_oom_kills};
 use crate::worker::WorkerFault;
 use parking_lot::Mutex;
@@ -51,11 +51,12 @@ impl Ending {
         }
         let child = &self.launched.child;
         // It may sit in an endless wait of the kernel's; then somebody else reaps it.
-        let ended = child.wait_for(LAST).or_else(|| {
+        let exit = child.wait_for(LAST).or_else(|| {
             child.kill();
             child.wait_for(LAST)
         });
-        let ended = self.verdict(ended);
+        let process = self.seat.lock().state.process();
+        let ended = self.verdict(exit, process.and_then(|process| process.rss_bytes));
         // First: who owns it takes no request for it any more.
         self.link.set_phase(Phase::Over);
         self.link.standing().handed.clear();
@@ -66,7 +67,7 @@ impl Ending {
     }
 
     /// Why it ended: what it was killed for, else what it said, else what the system says.
-    fn verdict(&self, ended: Option<Ended>) -> Result<(), WorkerFault> {
+    fn verdict(&self, exit: Option<Exit>, rss_bytes: Option<u64>) -> Result<(), WorkerFault> {
         let (why, said, sent_home) = {
             let mut standing = self.link.standing();
             (standing.why.take(), standing.said.take(), standing.sent_home)
@@ -78,15 +79,10 @@ impl Ending {
             (Some(fault), _) | (None, Some(Err(fault))) => (fault, output()),
             (None, None) => {
                 let output = output();
-                (self.by_the_system(ended.map(|ended| ended.exit), output.last()), output)
+                (self.by_the_system(exit, output.last()), output)
             }
         };
-        let exit = ChildExit {
-            pid: self.launched.child.pid(),
-            how: how(ended.map(|ended| ended.exit)),
-            max_rss_bytes: ended.and_then(|ended| ended.max_rss),
-            output,
-        };
+        let exit = ChildExit { pid: self.launched.child.pid(), how: how(exit), rss_bytes, output };
         Err(fault.with_exit(exit))
     }
 

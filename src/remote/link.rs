@@ -138,7 +138,7 @@ impl Link {
         self.tell_change();
     }
 
-    fn kill(&self) {
+    pub(super) fn kill(&self) {
         if let Some((_, launched)) = self.connected.get() {
             launched.child.kill();
         }

@@ -75,6 +75,8 @@ impl Visit for Line {
 
 /// In the host: what a child has told. Lines of llama.cpp have its target, others ours.
 pub(super) fn told(worker: Option<u32>, level: &str, target: &str, line: &str) {
+    // No more than a sound child tells.
+    let line = &line[..line.floor_char_boundary(2 * LONGEST)];
     macro_rules! emit {
         ($level:ident) => {
             match target == LLAMA {

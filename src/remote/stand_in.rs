@@ -62,6 +62,8 @@ pub(crate) type Tell = Box<dyn Fn(Option<u32>, Heard) + Send + Sync>;
 
 /// A child that is to be started.
 pub(crate) struct Remote {
+    /// In the names of its files. A spare keeps its own.
+    pub name: String,
     pub prepared: Arc<PreparedEngine>,
     pub queue: Arc<Queue>,
     pub snapshots: Arc<SnapshotPolicy>,
@@ -173,10 +175,7 @@ impl StandIn {
             prepared.verify().map_err(stale)?;
         }
         let seat = self.seat.lock().clone();
-        let name = match seat.index {
-            Some(index) => format!("llamapen-{}-{}-worker-{index}", prepared.pool_id(), prepared.replica_id()),
-            None => format!("llamapen-{}-{}-spare", prepared.pool_id(), prepared.replica_id()),
-        };
+        let name = format!("llamapen-{}-{}-{}", prepared.pool_id(), prepared.replica_id(), remote.name);
         let file = |dir: &Option<PathBuf>, ending| dir.as_ref().map(|dir| dir.join(format!("{name}.{ending}")));
         let options = LaunchOptions {
             log: file(&config.log_dir, "log"),
@@ -265,26 +264,29 @@ impl StandIn {
         }
         let wait = if running.is_empty() && flushed { IDLE } else { SOON };
         let suspects = !running.iter().any(|job| job.part().is_suspect());
-        if let Popped::Job(job, position) = self.remote.queue.pop(wait, suspects) {
+        if let Popped::Job(job, position) = self.remote.queue.pop_as(wait, suspects, !running.is_empty()) {
             self.hand_over(seat, job, position);
         }
     }
 
     fn hand_over(&self, seat: &Seat, job: Arc<Job>, position: u32) {
+        let (run, given) = (job.events.run(), job.events.given(<[i32]>::to_vec));
+        // Taken out: should the child die of it, the next run begins with the prompt.
+        let lent = job.snapshot().take();
+        job.runs_in(Some(self.link.clone()));
+        // From then on it may be another worker's at any time.
         if !seat.state.add(seat.life, job.clone()) {
-            // It died meanwhile; its successor may have it, if there will be one.
+            // The child died meanwhile; its successor may have it, if there will be one.
+            job.runs_in(None);
+            *job.snapshot() = lent;
             if !self.remote.queue.push_again(job.clone()) {
                 job.fail(Failed::new(Status::Draining, "the supervisor was stopped"));
             }
             return;
         }
-        let (run, given) = (job.events.run(), job.events.given(<[i32]>::to_vec));
-        // Taken out: should the child die of it, the next run begins with the prompt.
-        let lent = job.snapshot().take();
         let (head, state) = lent.as_ref().and_then(Snapshot::parts).unzip();
         let message = Run { id: job.id, run, request: job.request.clone(), seed: job.seed, given, snapshot: head };
         self.link.standing().handed.insert(job.id, Handed { position, lent });
-        job.runs_in(Some(self.link.clone()));
         self.link.send(&ToChild::Run(Box::new(message)), state.as_ref());
         // Whoever ended it before found nobody to tell.
         if job.events.is_closed() {
@@ -297,7 +299,7 @@ impl StandIn {
         self.link.standing().sent_home = true;
         if phase < Phase::Ready {
             // It would hear of it when it has loaded.
-            self.link.condemn(self.cancelled());
+            self.link.kill();
         }
         self.link.send(&ToChild::Stop, None);
         let grace = Duration::from_millis(self.remote.child.stop_grace_ms);

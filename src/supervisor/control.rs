@@ -105,6 +105,8 @@ pub(super) struct Control {
     /// When it is to be started again, and how often it failed since it was ready.
     pub spare_due: Option<Instant>,
     pub spare_failures: u32,
+    /// How many were started.
+    pub spares: u64,
     /// Workers that stalled, and were told to die.
     pub condemned: Vec<bool>,
     pub load_condemned: bool,
@@ -137,6 +139,7 @@ impl Control {
             spare: None,
             spare_due: None,
             spare_failures: 0,
+            spares: 0,
             condemned,
             load_condemned: false,
             dead: vec![],

@@ -22,6 +22,8 @@ pub(crate) struct Queue {
     when_full: QueueFullPolicy,
     inner: Mutex<Inner>,
     changed: Condvar,
+    /// For workers that are busy: told of a request only where no other waits.
+    changed_for_busy: Condvar,
 }
 
 struct Inner {
@@ -33,6 +35,8 @@ struct Inner {
     held: bool,
     /// Requests go to another engine's.
     moved: bool,
+    /// Workers that wait and are not busy.
+    waiting_idle: usize,
 }
 
 /// What a worker got from the queue.
@@ -60,8 +64,10 @@ impl Queue {
             entry: Entry::Open,
             held: false,
             moved: false,
+            waiting_idle: 0,
         };
-        Self { capacity, when_full, inner: Mutex::new(inner), changed: Condvar::new() }
+        let (changed, changed_for_busy) = (Condvar::new(), Condvar::new());
+        Self { capacity, when_full, inner: Mutex::new(inner), changed, changed_for_busy }
     }
 
     /// `leased`: it may come in while it drains. Gives the request that was dropped for it, if one was: the caller ends it, outside the lock.
@@ -79,7 +85,7 @@ impl Queue {
         let position = u32::try_from(inner.waiting.position(priority)).unwrap_or(u32::MAX);
         job.events.trace(Trace::accepted);
         inner.waiting.push(priority, (job, position));
-        self.changed.notify_one();
+        self.notify_one(&inner);
         Ok(dropped.map(|(job, _)| job))
     }
 
@@ -90,13 +96,32 @@ impl Queue {
             return false;
         }
         inner.again.push_back(job);
-        self.changed.notify_one();
+        self.notify_one(&inner);
         true
+    }
+
+    /// Has one who waits look again: rather one who has nothing to do.
+    fn notify_one(&self, inner: &Inner) {
+        if inner.waiting_idle > 0 {
+            self.changed.notify_one()
+        } else {
+            self.changed_for_busy.notify_one()
+        };
+    }
+
+    fn notify_all(&self) {
+        self.changed.notify_all();
+        self.changed_for_busy.notify_all();
     }
 
     /// Takes the next request, waiting for one at most `timeout`. Zero does not wait. `suspects`: also one that may be what
     /// its worker died of, see `blame`; who runs one takes no other.
     pub(crate) fn pop(&self, timeout: Duration, suspects: bool) -> Popped {
+        self.pop_as(timeout, suspects, false)
+    }
+
+    /// The same for a worker that may be busy: one that is not gets a request first.
+    pub(crate) fn pop_as(&self, timeout: Duration, suspects: bool, busy: bool) -> Popped {
         let deadline = Instant::now() + timeout;
         let mut inner = self.inner.lock();
         loop {
@@ -111,7 +136,19 @@ impl Queue {
             if let Some((job, position)) = inner.waiting.pop() {
                 return Popped::Job(job, position);
             }
-            if timeout.is_zero() || self.changed.wait_until(&mut inner, deadline).timed_out() {
+            if timeout.is_zero() {
+                return Popped::Empty;
+            }
+            let timed_out = match busy {
+                true => self.changed_for_busy.wait_until(&mut inner, deadline).timed_out(),
+                false => {
+                    inner.waiting_idle += 1;
+                    let waited = self.changed.wait_until(&mut inner, deadline);
+                    inner.waiting_idle -= 1;
+                    waited.timed_out()
+                }
+            };
+            if timed_out {
                 return Popped::Empty;
             }
         }
@@ -147,7 +184,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         inner.held |= inner.again.is_empty() && inner.waiting.len() == 0 && idle();
         if inner.held {
-            self.changed.notify_all();
+            self.notify_all();
         }
         inner.held
     }
@@ -155,7 +192,7 @@ impl Queue {
     /// Sends the workers home whatever waits.
     pub(super) fn hold(&self) {
         self.inner.lock().held = true;
-        self.changed.notify_all();
+        self.notify_all();
     }
 
     /// From now on requests go elsewhere. Workers take what waits.
@@ -186,7 +223,7 @@ impl Queue {
                 inner.waiting.push(job.request.priority, (job, position));
             }
         }
-        self.changed.notify_all();
+        self.notify_all();
     }
 
     /// Workers may take what waits again.
@@ -204,7 +241,7 @@ impl Queue {
     pub(crate) fn close(&self) -> Vec<Arc<Job>> {
         let mut inner = self.inner.lock();
         inner.entry = Entry::Closed;
-        self.changed.notify_all();
+        self.notify_all();
         inner.take()
     }
 }
@@ -275,6 +312,30 @@ mod tests {
         assert!(queue.close().is_empty());
         assert!(worker.join().unwrap());
         assert!(matches!(queue.push(job(&queue, 1), true), Err(PushError::Closed)));
+    }
+
+    #[test]
+    fn who_has_nothing_to_do_gets_a_request_first() {
+        let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
+        let waits = |busy| {
+            let queue = queue.clone();
+            std::thread::spawn(move || match queue.pop_as(Duration::from_secs(60), true, busy) {
+                Popped::Job(job, _) => Some(job.id),
+                _ => None,
+            })
+        };
+        let busy = waits(true);
+        std::thread::sleep(Duration::from_millis(50));
+        let idle = waits(false);
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(queue.push(job(&queue, 1), false).is_ok());
+        assert_eq!(idle.join().unwrap(), Some(1));
+        assert!(queue.push(job(&queue, 2), false).is_ok());
+        assert_eq!(busy.join().unwrap(), Some(2));
+        let (busy, idle) = (waits(true), waits(false));
+        std::thread::sleep(Duration::from_millis(50));
+        queue.close();
+        assert_eq!((busy.join().unwrap(), idle.join().unwrap()), (None, None));
     }
 
     #[test]

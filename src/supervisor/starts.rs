@@ -198,7 +198,7 @@ impl Control {
             return self.ready(i);
         }
         let first = !self.loaded;
-        match self.remote(located, first).start(format!("llamapen-work-{i}"), seat) {
+        match self.remote(format!("worker-{i}"), located, first).start(format!("llamapen-work-{i}"), seat) {
             Ok(handle) => self.workers[i] = Some(Body::Child(handle)),
             Err(e) => self.not_started(i, &no_thread(e)),
         }
@@ -209,10 +209,11 @@ impl Control {
     }
 
     /// A child; the `first` ones say how far the load is.
-    fn remote(&self, located: Arc<Located>, first: bool) -> Remote {
+    fn remote(&self, name: String, located: Arc<Located>, first: bool) -> Remote {
         let (shared, config) = (self.shared.clone(), &self.shared.config);
         let reports = shared.to_control.clone();
         Remote {
+            name,
             prepared: shared.prepared.clone(),
             queue: shared.queue.clone(),
             snapshots: shared.snapshots.clone(),
@@ -274,7 +275,9 @@ impl Control {
             state.set_measured(measured);
         }
         let seat = Seat { index: None, life: state.begin_life(), state };
-        match self.remote(located, false).start("llamapen-spare".into(), seat) {
+        let name = format!("spare-{}", self.spares);
+        self.spares += 1;
+        match self.remote(name, located, false).start("llamapen-spare".into(), seat) {
             Ok(handle) => (self.spare, self.spare_due) = (Some(handle), None),
             Err(e) => self.spare_ended(Err(WorkerFault::new(CrashReason::HostOutOfMemory, no_thread(e).to_string()))),
         }

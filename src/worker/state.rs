@@ -25,6 +25,8 @@ const CANCEL_PIECE: i32 = 2;
 pub struct WorkerProcess {
     /// Its number.
     pub pid: u32,
+    /// Memory that it had when it was last looked at, twice a second; pages of the model's file that it has read are counted in.
+    pub rss_bytes: Option<u64>,
     /// What it may do and have, as it reported.
     pub confinement: ConfinementReport,
 }
@@ -248,6 +250,12 @@ impl WorkerState {
     /// The child process that it is, if it is one.
     pub(crate) fn process(&self) -> Option<WorkerProcess> {
         self.process.lock().clone()
+    }
+
+    pub(crate) fn set_rss(&self, bytes: Option<u64>) {
+        if let Some(process) = &mut *self.process.lock() {
+            process.rss_bytes = bytes;
+        }
     }
 
     pub(crate) fn set_process(&self, process: Option<WorkerProcess>) {

@@ -24,14 +24,6 @@ pub(crate) enum Exit {
     Unknown,
 }
 
-/// What is known of a process that has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ended {
-    pub exit: Exit,
-    /// Most memory it ever had, in bytes. Linux counts in what the host had when it started the process: an upper bound.
-    pub max_rss: Option<u64>,
-}
-
 /// A child of this process. Dropped, it is killed.
 pub(crate) struct Child {
     pid: libc::pid_t,
@@ -40,7 +32,7 @@ pub(crate) struct Child {
     /// Names this process and no later one with its number. `None`: the kernel has none.
     handle: Option<OwnedFd>,
     /// Held while it is signalled or reaped, so that the number stays its own.
-    ended: Mutex<Option<Ended>>,
+    ended: Mutex<Option<Exit>>,
 }
 
 impl Child {
@@ -60,7 +52,7 @@ impl Child {
 
     /// Waits for its end, and is there when it comes.
     #[cfg(test)]
-    pub(crate) fn wait(&self) -> Ended {
+    pub(crate) fn wait(&self) -> Exit {
         loop {
             if let Some(ended) = self.wait_until(None) {
                 return ended;
@@ -69,12 +61,12 @@ impl Child {
     }
 
     /// The same for so long at most.
-    pub(crate) fn wait_for(&self, limit: Duration) -> Option<Ended> {
+    pub(crate) fn wait_for(&self, limit: Duration) -> Option<Exit> {
         self.wait_until(Some(Instant::now() + limit))
     }
 
     /// Its end, if it has come.
-    pub(crate) fn try_wait(&self) -> Option<Ended> {
+    pub(crate) fn try_wait(&self) -> Option<Exit> {
         let mut ended = self.ended.lock();
         if ended.is_none() {
             *ended = reap(self.pid);
@@ -88,7 +80,7 @@ impl Child {
     }
 
     /// SIGTERM, and SIGKILL for one that goes on for longer than `grace`. `None`: not even that has ended it yet.
-    pub(crate) fn terminate(&self, grace: Duration) -> Option<Ended> {
+    pub(crate) fn terminate(&self, grace: Duration) -> Option<Exit> {
         self.signal(libc::SIGTERM);
         self.wait_for(grace).or_else(|| {
             self.kill();
@@ -114,7 +106,7 @@ impl Child {
         }
     }
 
-    fn wait_until(&self, deadline: Option<Instant>) -> Option<Ended> {
+    fn wait_until(&self, deadline: Option<Instant>) -> Option<Exit> {
         loop {
             if let Some(ended) = self.try_wait() {
                 return Some(ended);
@@ -178,24 +170,20 @@ fn readable(handle: &OwnedFd, limit: Option<Duration>) {
 }
 
 /// Takes the status of a child that has ended. `None`: it has not.
-fn reap(pid: libc::pid_t) -> Option<Ended> {
+fn reap(pid: libc::pid_t) -> Option<Exit> {
     let mut status = 0;
-    // SAFETY: `rusage` is plain data for which zero is a valid value; both are written to within their size.
-    let (found, usage) = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        (libc::wait4(pid, &mut status, libc::WNOHANG, &mut usage), usage)
-    };
+    // SAFETY: `status` may be written to.
+    let found = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) };
     if found == 0 || (found < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINTR)) {
         return None;
     }
     if found < 0 {
-        return Some(Ended { exit: Exit::Unknown, max_rss: None });
+        return Some(Exit::Unknown);
     }
-    let exit = match libc::WIFEXITED(status) {
+    Some(match libc::WIFEXITED(status) {
         true => Exit::Code(libc::WEXITSTATUS(status)),
         false => Exit::Signal { number: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) },
-    };
-    Some(Ended { exit, max_rss: u64::try_from(usage.ru_maxrss).ok().map(|kib| kib << 10) })
+    })
 }
 
 #[cfg(test)]
@@ -225,7 +213,7 @@ mod tests {
     #[test]
     fn an_end_is_told_at_once_and_as_it_was() {
         for child in shells("echo; exec sleep 0.1") {
-            assert_eq!(child.wait().exit, Exit::Code(0));
+            assert_eq!(child.wait(), Exit::Code(0));
         }
         for (script, exit) in [
             ("echo; exit 7", Exit::Code(7)),
@@ -234,8 +222,7 @@ mod tests {
         ] {
             for child in shells(script) {
                 let ended = child.wait_for(Duration::from_secs(20)).unwrap();
-                assert_eq!(ended.exit, exit, "{script}");
-                assert!(ended.max_rss.unwrap() > 100_000, "{ended:?}");
+                assert_eq!(ended, exit, "{script}");
                 assert_eq!(child.try_wait(), Some(ended));
                 assert!(!exists(child.pid()));
             }
@@ -256,10 +243,10 @@ mod tests {
     fn term_ends_what_heeds_it_and_kill_the_rest() {
         for child in shells("echo; exec sleep 60") {
             let ended = child.terminate(Duration::from_secs(20)).unwrap();
-            assert_eq!(ended.exit, Exit::Signal { number: libc::SIGTERM, core: false });
+            assert_eq!(ended, Exit::Signal { number: libc::SIGTERM, core: false });
         }
         for child in shells("trap '' TERM; echo; while :; do sleep 0.1; done") {
-            assert_eq!(child.terminate(Duration::from_millis(100)).unwrap().exit, KILLED);
+            assert_eq!(child.terminate(Duration::from_millis(100)).unwrap(), KILLED);
         }
     }
 
@@ -269,7 +256,7 @@ mod tests {
             child.signal(libc::SIGSTOP);
             // SAFETY: a system call without memory; returns once it has stopped.
             unsafe { libc::waitpid(child.pid, std::ptr::null_mut(), libc::WUNTRACED) };
-            assert_eq!(child.terminate(Duration::from_millis(100)).unwrap().exit, KILLED);
+            assert_eq!(child.terminate(Duration::from_millis(100)).unwrap(), KILLED);
         }
     }
 
@@ -283,7 +270,7 @@ mod tests {
         for child in shells("echo") {
             child.wait();
             child.kill();
-            assert_eq!(child.terminate(Duration::ZERO).unwrap().exit, Exit::Code(0));
+            assert_eq!(child.terminate(Duration::ZERO).unwrap(), Exit::Code(0));
         }
     }
 
@@ -294,7 +281,7 @@ mod tests {
                 let waiting = scope.spawn(|| child.wait());
                 std::thread::sleep(Duration::from_millis(20));
                 child.kill();
-                assert_eq!(waiting.join().unwrap().exit, KILLED);
+                assert_eq!(waiting.join().unwrap(), KILLED);
             });
         }
     }
@@ -304,7 +291,7 @@ mod tests {
         for child in shells("echo; exit 3") {
             // SAFETY: a system call without memory.
             unsafe { libc::waitpid(child.pid, std::ptr::null_mut(), 0) };
-            assert_eq!(child.wait(), Ended { exit: Exit::Unknown, max_rss: None });
+            assert_eq!(child.wait(), Exit::Unknown);
         }
     }
 }

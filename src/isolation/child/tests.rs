@@ -110,13 +110,13 @@ fn check_workers(library: &Path, kind: &str) {
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "llamapen-worker\n");
     let known = |exit| if kind == "ignores_sigchld" { Exit::Unknown } else { exit };
     let ended = launched.child.terminate(SOON).unwrap();
-    assert_eq!(ended.exit, known(Exit::Signal { number: libc::SIGTERM, core: false }));
+    assert_eq!(ended, known(Exit::Signal { number: libc::SIGTERM, core: false }));
     assert!(!exists(pid));
     drop(socket);
 
     let (launched, socket) = worker(library);
     drop(socket);
-    assert_eq!(launched.child.wait_for(SOON).unwrap().exit, known(Exit::Code(7)));
+    assert_eq!(launched.child.wait_for(SOON).unwrap(), known(Exit::Code(7)));
     assert_eq!(launched.output.last_lines(SOON), ["the worker runs"]);
 }
 
@@ -211,7 +211,7 @@ fn host() {
             }
             "ends_a_thread" => {
                 let (launched, _socket) = std::thread::spawn(move || worker(&library)).join().unwrap();
-                let exit = launched.child.wait_for(SOON).unwrap().exit;
+                let exit = launched.child.wait_for(SOON).unwrap();
                 assert_eq!(exit, Exit::Signal { number: libc::SIGKILL, core: false });
                 return;
             }
@@ -310,7 +310,7 @@ fn a_library_that_is_none_of_llamapens_is_told_by_code_and_output() {
     let folder = Folder::new();
     let ended = |library: &Path| {
         let (launched, _socket) = start(library, &places(library), &LaunchOptions::default()).unwrap();
-        let exit = launched.child.wait_for(SOON).unwrap().exit;
+        let exit = launched.child.wait_for(SOON).unwrap();
         (exit, launched.output.last_lines(SOON).join("\n"))
     };
     let broken = folder.0.path().join("libbroken.so");
@@ -345,7 +345,7 @@ fn a_program_gets_the_host_its_socket_and_the_environment_and_is_named_in_a_file
     let launched = launch(&located, socket.into(), &options).unwrap();
     assert_eq!(std::fs::read_to_string(&pid_file).unwrap(), format!("{}\n", launched.child.pid()));
     drop(ours);
-    assert_eq!(launched.child.wait_for(SOON).unwrap().exit, Exit::Code(5));
+    assert_eq!(launched.child.wait_for(SOON).unwrap(), Exit::Code(5));
     let pid = std::process::id();
     assert_eq!(launched.output.last_lines(SOON), [format!("{pid} {pid} more")]);
     assert_eq!(std::fs::read_to_string(&log).unwrap(), format!("{pid} {pid} more\n"));

@@ -32,7 +32,7 @@ impl Blob {
         }
     }
 
-    /// What [`read`](Self::read) would take of memory: the other side chose it, up to [`MAX_BLOB`](super::MAX_BLOB).
+    /// What [`read`](Self::read) would take of memory: the other side chose it, up to [`MAX_BLOB`](super::frame::MAX_BLOB).
     pub(crate) fn len(&self) -> u64 {
         match &self.0 {
             Bytes::Inline(bytes) => bytes.len() as u64,
