@@ -2,7 +2,7 @@
 
 use crate::support::{self, read};
 use crate::{config, engine, is_there, pid, plain};
-use llamapen::{ChildConfig, Fault, State, Status, Supervisor, prepare};
+use llamapen::{ChildConfig, Fault, Isolation, State, Status, Supervisor, prepare};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -103,4 +103,29 @@ fn a_silent_program_is_ended() {
     let supervisor = Supervisor::start(prepare(&engine()).unwrap(), config).unwrap();
     let error = supervisor.wait_ready(Some(support::LONG)).unwrap_err();
     assert!(error.to_string().contains("stall"), "{error}");
+}
+
+/// From one tier to the other and back, with the same answers, and what runs goes on.
+#[test]
+fn a_reload_may_change_the_tier() {
+    let supervisor = support::start_with(&engine(), config());
+    let request = support::greedy(support::words(5, 20)).with_max_tokens(60);
+    let alone = read(supervisor.submit(request.clone()).unwrap()).unwrap();
+    for isolation in [Isolation::Thread, Isolation::Process] {
+        let before = pid_of(&supervisor);
+        let running = supervisor.submit(request.clone()).unwrap();
+        let report = supervisor.reload(prepare(&engine().with_isolation(isolation)).unwrap(), None).unwrap();
+        assert!(report.changed);
+        assert_eq!(read(running).unwrap().tokens, alone.tokens);
+        assert_eq!(read(supervisor.submit(request.clone()).unwrap()).unwrap().tokens, alone.tokens);
+        assert_eq!(supervisor.health().unwrap().isolation, isolation);
+        assert_eq!(pid_of(&supervisor).is_some(), isolation == Isolation::Process);
+        if let Some(before) = before {
+            assert!(!is_there(before), "the old engine is gone");
+        }
+    }
+}
+
+fn pid_of(supervisor: &Supervisor) -> Option<u32> {
+    supervisor.health().unwrap().workers[0].process.as_ref().map(|process| process.pid)
 }
