@@ -2,7 +2,7 @@
 
 use crate::support::{self, read};
 use crate::{config, engine, is_there, pid, plain};
-use llamapen::{ChildConfig, Fault, State, Status, Supervisor, prepare};
+use llamapen::{ChildConfig, Fault, Isolation, State, Status, Supervisor, prepare};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -48,6 +48,41 @@ fn where_nothing_can_be_written_streams_go_on() {
         assert_eq!(std::fs::metadata(&log).unwrap().len(), BYTES);
         let crash = supervisor.health().unwrap().workers[0].last_crash.clone().unwrap();
         assert_eq!(crash.exit.unwrap().output, ["injected exit"]);
+    });
+}
+
+/// Workers that are threads need what processes do not.
+#[test]
+fn after_a_reload_to_threads_their_faults_are_contained() {
+    support::child::in_a_process("life::after_a_reload_to_threads_their_faults_are_contained", || {
+        let supervisor = support::start_with(&engine(), config());
+        assert!(!supervisor.health().unwrap().contains_faults);
+        let threads = prepare(&engine().with_isolation(Isolation::Thread)).unwrap();
+        supervisor.reload(threads, Some(support::LONG)).unwrap();
+        let health = supervisor.health().unwrap();
+        assert!(health.contains_faults && health.isolation == Isolation::Thread);
+        let _ = read(supervisor.submit(crate::faulty(Fault::Abort)).unwrap());
+        assert_eq!(read(supervisor.submit(plain()).unwrap()).unwrap().tokens.len(), 12);
+    });
+}
+
+/// A long text travels to it in a file of memory. Where there is none to be had, its request fails, and nothing waits.
+#[test]
+fn a_request_that_cannot_be_handed_over_fails() {
+    support::child::in_a_process("life::a_request_that_cannot_be_handed_over_fails", || {
+        let supervisor = support::start_with(&engine(), config());
+        let long = || llamapen::Request::prompt("llama ".repeat(20_000));
+        let refused = |status| {
+            let failed = read(supervisor.submit(long()).unwrap()).unwrap_err();
+            assert_eq!(failed.status, status, "{failed:?}");
+        };
+        refused(Status::ContextOverflow);
+        let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+        // SAFETY: a plain value.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+        refused(Status::OutOfMemory);
+        assert_eq!(read(supervisor.submit(plain()).unwrap()).unwrap().tokens.len(), 12);
+        assert_eq!(supervisor.health().unwrap().workers[0].restarts, 0);
     });
 }
 
