@@ -161,6 +161,7 @@ impl Control {
                 self.spare.take().map(Body::Child).into_iter().chain(self.dead.drain(..)).for_each(Body::join);
                 return;
             }
+            self.bury();
             self.act();
             self.leave_tainted();
             self.start_spare();
@@ -249,7 +250,10 @@ impl Control {
             Some(ended) => ended.join(),
             None => {}
         }
-        // Until it is joined, a thread keeps its stack.
+    }
+
+    /// Until it is joined, a thread keeps its stack, and a process's stand-in its descriptors.
+    fn bury(&mut self) {
         self.dead.extract_if(.., |dead| dead.is_over()).for_each(Body::join);
     }
 
