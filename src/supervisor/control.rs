@@ -385,13 +385,16 @@ impl Control {
         }
         for i in 0..self.workers.len() {
             let state = &self.shared.workers[i];
-            let (idle_for, limit) =
-                (state.idle_for(), if state.is_loading() { self.shared.load_stall_limit() } else { limit });
+            let idle_for = state.idle_for();
+            let (limit, what) = match state.is_loading() {
+                true => (self.shared.load_stall_limit(), "no progress"),
+                false => (limit, "its loop has not turned"),
+            };
             if idle_for > limit
                 && !self.condemned[i]
                 && let Some(body) = &self.workers[i]
             {
-                let why = format!("stall: its loop has not turned for {} ms", idle_for.as_millis());
+                let why = format!("stall: {what} for {} ms", idle_for.as_millis());
                 log_worker!(error, self, i, last_error = why, "worker stalled");
                 body.condemn(why);
                 self.condemned[i] = true;
