@@ -242,7 +242,14 @@ impl Control {
             (Some(i), Heard::Ended(Err(fault))) if !self.loaded && !self.stopping && self.shared.is_starting() => {
                 let child = self.workers[i].take();
                 self.over(child, true);
-                self.give_up(fault.status(), fault.message);
+                match fault.status() {
+                    // It died while it loaded, and does not say that itself.
+                    Status::WorkerReset => {
+                        let model = self.shared.prepared.model().display().to_string();
+                        self.give_up(Status::LoadFailed, format!("loading {model}: {fault}"));
+                    }
+                    status => self.give_up(status, fault.message),
+                }
             }
             (Some(i), Heard::Ended(end)) => self.ended(i, Ok(end)),
             (None, Heard::Ready) => {

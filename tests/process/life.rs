@@ -51,6 +51,41 @@ fn where_nothing_can_be_written_streams_go_on() {
     });
 }
 
+/// Workers that are threads need what processes do not.
+#[test]
+fn after_a_reload_to_threads_their_faults_are_contained() {
+    support::child::in_a_process("life::after_a_reload_to_threads_their_faults_are_contained", || {
+        let supervisor = support::start_with(&engine(), config());
+        assert!(!supervisor.health().unwrap().contains_faults);
+        let threads = prepare(&engine().with_isolation(Isolation::Thread)).unwrap();
+        supervisor.reload(threads, Some(support::LONG)).unwrap();
+        let health = supervisor.health().unwrap();
+        assert!(health.contains_faults && health.isolation == Isolation::Thread);
+        let _ = read(supervisor.submit(crate::faulty(Fault::Abort)).unwrap());
+        assert_eq!(read(supervisor.submit(plain()).unwrap()).unwrap().tokens.len(), 12);
+    });
+}
+
+/// A long text travels to it in a file of memory. Where there is none to be had, its request fails, and nothing waits.
+#[test]
+fn a_request_that_cannot_be_handed_over_fails() {
+    support::child::in_a_process("life::a_request_that_cannot_be_handed_over_fails", || {
+        let supervisor = support::start_with(&engine(), config());
+        let long = || llamapen::Request::prompt("llama ".repeat(20_000));
+        let refused = |status| {
+            let failed = read(supervisor.submit(long()).unwrap()).unwrap_err();
+            assert_eq!(failed.status, status, "{failed:?}");
+        };
+        refused(Status::ContextOverflow);
+        let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+        // SAFETY: a plain value.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+        refused(Status::OutOfMemory);
+        assert_eq!(read(supervisor.submit(plain()).unwrap()).unwrap().tokens.len(), 12);
+        assert_eq!(supervisor.health().unwrap().workers[0].restarts, 0);
+    });
+}
+
 #[test]
 fn a_stop_ends_it_whatever_it_does() {
     let child = ChildConfig::default().with_stop_grace(Duration::from_millis(100));
