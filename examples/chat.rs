@@ -2,16 +2,20 @@
 //!
 //! The demo of the README. Progress goes to stderr, the answer to stdout, and a closing line says how fast it was.
 
-use llamapen::{EngineConfig, Event, Message, Request, Supervisor, SupervisorConfig, prepare};
+use llamapen::{
+    ChildConfig, EngineConfig, Event, Isolation, Message, Request, Sandbox, Supervisor, SupervisorConfig, prepare,
+};
 use std::error::Error;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-const USAGE: &str =
-    "usage: chat --model FILE.gguf [--threads N] [--seed N] [--temperature T] [--max-tokens N] [--log] PROMPT";
+const USAGE: &str = "usage: chat --model FILE.gguf [--threads N] [--isolation thread|process] [--sandbox] [--seed N]
+            [--temperature T] [--max-tokens N] [--log] PROMPT";
 
 fn main() -> ExitCode {
+    // With `--isolation process` this program is started once more, as the worker.
+    llamapen::worker_main_if_child();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -33,6 +37,7 @@ fn run() -> Result<(), Box<dyn Error>> {
 
     let mut config = EngineConfig::new(&options.model);
     config.threads = options.threads;
+    config.isolation = options.isolation;
     let engine = prepare(&config)?;
     let info = engine.info();
     eprintln!(
@@ -44,8 +49,13 @@ fn run() -> Result<(), Box<dyn Error>> {
         engine.threads()
     );
 
-    let supervisor = Supervisor::start(engine, SupervisorConfig::default())?;
+    let child = ChildConfig::default().with_sandbox(options.sandbox);
+    let supervisor = Supervisor::start(engine, SupervisorConfig::default().with_child(child))?;
     wait_with_progress(&supervisor)?;
+    if let Some(process) = &supervisor.health()?.workers[0].process {
+        let held = &process.confinement;
+        eprintln!("the worker is process {}; Landlock: {}; seccomp: {}\n", process.pid, held.landlock, held.seccomp);
+    }
 
     let asked = Instant::now();
     let mut request = Request::chat([Message::user(&options.prompt)]);
@@ -110,6 +120,8 @@ struct Options {
     model: String,
     prompt: String,
     threads: Option<u32>,
+    isolation: Option<Isolation>,
+    sandbox: Sandbox,
     seed: Option<u64>,
     temperature: Option<f32>,
     max_tokens: Option<u32>,
@@ -123,6 +135,8 @@ impl Options {
             model: String::new(),
             prompt: String::new(),
             threads: None,
+            isolation: None,
+            sandbox: Sandbox::Off,
             seed: None,
             temperature: None,
             max_tokens: None,
@@ -133,6 +147,15 @@ impl Options {
             match arg.as_str() {
                 "--model" => options.model = value()?,
                 "--threads" => options.threads = Some(value()?.parse()?),
+                "--isolation" => {
+                    options.isolation = Some(match value()?.as_str() {
+                        "thread" => Isolation::Thread,
+                        "process" => Isolation::Process,
+                        other => return Err(format!("--isolation {other}: thread or process\n{USAGE}").into()),
+                    });
+                }
+                // Only a process can be confined.
+                "--sandbox" => (options.sandbox, options.isolation) = (Sandbox::Strict, Some(Isolation::Process)),
                 "--seed" => options.seed = Some(value()?.parse()?),
                 "--temperature" => options.temperature = Some(value()?.parse()?),
                 "--max-tokens" => options.max_tokens = Some(value()?.parse()?),

@@ -30,7 +30,7 @@
 /**
  * Number of this interface. It grows when something is added; what exists keeps its meaning.
  */
-#define LLAMAPEN_ABI_VERSION 4
+#define LLAMAPEN_ABI_VERSION 5
 
 /**
  * Success.
@@ -438,6 +438,10 @@ int32_t llamapen_config_from_flags(const char *const *flags,
  *   "threads"          compute threads per worker; the cores that this process may use, divided by workers.
  *   "workers"          workers on shared weights, each with its own context; 1. Workers times threads are at most the
  *                      CPUs that this process may use.
+ *   "isolation"        where workers run: "thread" (of this process), or "process": each as a child process that loads the
+ *                      model itself, so that whatever becomes of it, this process goes on; "thread" on the CPU. A program
+ *                      that links llamapen statically sees llamapen_worker_main_if_child.
+ *   "warm_spare"       true, with "process": one loaded child more, in reserve for one that dies; false.
  *   "slots"            requests that one worker runs at a time, 1 to 64; 1.
  *   "kv_type_k", "kv_type_v"  element types of the KV cache: "f32", "f16" (default), "bf16", "q8_0", "q5_1", "q5_0",
  *                      "q4_1", "q4_0" or "iq4_nl". A quantized kv_type_v needs flash attention.
@@ -570,9 +574,18 @@ int32_t llamapen_preflight(const char *config,
  *
  * "contain_faults" (true): handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL are installed once per process, which contain what
  * the engine's own threads raise in its code and hand everything else on to those that were there before. "taint": what
- * follows a contained memory fault, "stop" (the supervisor, never the host; default) or "continue";
- * "escalate_to_process" is for a process tier, which is not in this version: UNSUPPORTED. A worker that does not turn for
- * "stall_limit_ms" is replaced; a load without progress for "load_stall_limit_ms" (600000) is ended.
+ * follows a contained memory fault of a worker that is a thread: "escalate_to_process" (from then on workers are child
+ * processes, as with "isolation": "process"; the default where one can be started), "stop" (the supervisor, never the host;
+ * the default elsewhere) or "continue". A worker that does not turn for "stall_limit_ms" is replaced; a load without progress
+ * for "load_stall_limit_ms" (600000) is ended.
+ *
+ * "child": how workers that are child processes are run: {"sandbox" ("off"; "strict": it opens no file but the model's, and
+ * reaches no network, starts no program and sees no other process, by Landlock and seccomp where the kernel has them),
+ * "memory_limit_bytes" (none; at least 16777216), "cpus" (numbers of those that it may run on; those of the host), "nice" (added
+ * to the host's, -20 to 19; 0), "worker" (path of the llamapen-worker to start; it is looked for), "pid_dir" and "log_dir"
+ * (existing directories for files with the processes' numbers, and with what they print; none), "stop_grace_ms" (how long one
+ * that was told to end has for it, 0 to 600000; 5000)}. Where none can be started, because llamapen is linked statically and there
+ * is no llamapen-worker, an engine with "isolation": "process" is refused with UNSUPPORTED and what to do.
  *
  * Requests of a worker that died go on in another, see "max_resumes" of llamapen_submit. "snapshot_tokens" (32, up to 65536;
  * 0: never): tokens after which a request's state is copied into the host's memory for that, within "snapshot_bytes"
@@ -617,8 +630,14 @@ int32_t llamapen_supervisor_reset_breaker(const struct llamapen_supervisor *supe
  * "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
  * is, all failed too often and are left alone for a while), UNLOADING, UNLOADED (memory was given back, a request has it
  * loaded again), DRAINING, FAILED (the start did, the first or one after UNLOADED), STOPPED. Of each worker among
- * others "heartbeat_ms" (since its loop last turned), "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL,
- * HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), "message", "at_ms" since the start}.
+ * others "heartbeat_ms" (since its loop last turned), "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or
+ * {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL, HOST_OUT_OF_MEMORY, KILLED, EXITED, PROTOCOL, LOAD_FAILED, ENGINE_ERROR;
+ * there may be more), "message", "at_ms" since the start, "exit": null, or of a child process {"pid", "how", "max_rss_bytes",
+ * "output" (the last lines that it printed)}}.
+ *
+ * "isolation": where workers are started now ("thread", "process"), "tainted": whether a memory fault was contained, "taint":
+ * what follows one. "process" of each worker: null, or once it has loaded {"pid", "confinement": {"landlock" and "seccomp"
+ * ("off", {"on": form} or {"missing": why}), "no_new_privs", "dumpable", "memory", "cpus", "nice", "oom_score_adj"}}.
  */
 int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *supervisor,
                                         char **json,

@@ -87,16 +87,19 @@ def libtest(tally, command):
 
 
 def programs(tally):
-    """The C and C++ programs, with the library as it ships: each prints a line per check. One is also linked statically.
+    """The C and C++ programs, with the library as it ships: each prints a line per check. Some are also linked statically.
 
     Those in ffi-tests/faults get a library that injects faults."""
     library = shared_library()
     shared = [f"-L{library.parent}", f"-Wl,-rpath,{library.parent}", "-Wl,--as-needed", "-lllamapen"]
     static = [library.with_suffix(".a"), "-lstdc++", "-lm", "-lpthread", "-ldl"]
-    first = ROOT / "ffi-tests" / "c" / "first_token.c"
     for source in sorted((ROOT / "ffi-tests").glob("c*/*.c*")):
         program(tally, source, library, shared, "linked to the shared library")
-    program(tally, first, library, static, "linked statically")
+    # Such a host starts itself again as a worker, or the program beside the library.
+    status, _ = run(["cargo", "build", "--bin", "llamapen-worker"], minutes=60)
+    tally.test(status == 0, "llamapen-worker builds")
+    for source in ("c/first_token.c", "c/processes.c", "static/no_hook.c"):
+        program(tally, ROOT / "ffi-tests" / source, library, static, "linked statically")
     library = shared_library(*FAULTS)
     for source in sorted((ROOT / "ffi-tests" / "faults").glob("*.c")):
         program(tally, source, library, shared, "linked to the shared library with faults")

@@ -40,10 +40,6 @@ int main(int argc, char **argv)
     llamapen_string_free(report);
 
     llamapen_supervisor_free(supervisor);
-    static const char process[] = "{\"taint\": \"escalate_to_process\"}";
-    llamapen_supervisor *none = NULL;
-    check_refused(llamapen_supervisor_start(engine, process, sizeof process - 1, &none, &error), LLAMAPEN_STATUS_UNSUPPORTED,
-                  &error, "escalate_to_process", "there is no process tier to escalate to");
     llamapen_engine_free(engine);
     return check_end();
 }

@@ -9,7 +9,8 @@
             print(piece, end="", flush=True)
 
 Importing loads nothing; the shared library is found and loaded by the first call. Waiting releases the GIL and can be
-interrupted with Ctrl-C. Nothing here survives ``os.fork()``: in the child, methods raise ``Forked``; use ``spawn``.
+interrupted with Ctrl-C. Nothing here survives ``os.fork()``: in the child, methods raise ``Forked``; use ``spawn``. Workers are
+threads of this process, or with ``prepare(..., isolation="process")`` child processes.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .errors import LlamapenError, error_class
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 # Smaller statuses are not errors: OK, EVENT, TIMEOUT, END.
 OK, EVENT, TIMEOUT, END, FIRST_ERROR = 0, 1, 2, 3, 100
 
@@ -102,7 +102,8 @@ def candidates() -> List[Path]:
     # Who names a library wants that one: a silent fallback would run another build.
     named = os.environ.get("LLAMAPEN_LIBRARY")
     if named:
-        return [Path(named)]
+        # Absolute: a bare name would be looked for where the system has its libraries.
+        return [Path(named).absolute()]
     name = "libllamapen.dylib" if sys.platform == "darwin" else "libllamapen.so"
     package = Path(__file__).resolve().parent
     target = package.parent.parent / "target"

@@ -50,6 +50,8 @@ class PreparedEngine:
     n_ubatch = _Decided[int]("Tokens per micro-batch.")
     threads = _Decided[int]("Compute threads per worker.")
     workers = _Decided[int]("Number of workers.")
+    isolation = _Decided[str]("Where workers run: ``thread`` (of this process) or ``process`` (each a child process).")
+    warm_spare = _Decided[bool]("Whether one loaded child process more is kept in reserve.")
     slots = _Decided[int]("Slots per worker.")
     kv_type_k = _Decided[str]("Element type of the keys in the KV cache.")
     kv_type_v = _Decided[str]("Element type of the values in the KV cache.")
@@ -129,6 +131,9 @@ def prepare(
     * ``digest``: ``sha256:...`` that the file must have, or a list with one per file. The file is read whole.
     * ``n_ctx``: positions (prompt and generated tokens) per slot; default: what the model was trained with, at most 4096.
     * ``workers`` (1), ``threads`` per worker (the cores, divided), ``slots`` that a worker runs at a time (1 to 64; 1).
+    * ``isolation``: where workers run: ``"thread"`` (of this process; default on the CPU), or ``"process"``: each as a child
+      process that loads the model itself, so that whatever becomes of it, this process goes on. Nothing has to be installed
+      for that. ``warm_spare``: one loaded child more, in reserve for one that dies (false).
     * ``n_ubatch``: tokens per micro-batch (1 to 4096; 256).
     * ``kv_type_k``, ``kv_type_v``: of the KV cache: ``f32``, ``f16`` (default), ``bf16``, ``q8_0``, ``q5_1``, ``q5_0``,
       ``q4_1``, ``q4_0``, ``iq4_nl``. ``flash_attention`` (true where possible), ``swa_full`` (false).

@@ -53,7 +53,7 @@ class Forked(LlamapenError):
 
 
 class Unsupported(LlamapenError):
-    """Valid, but not in this version, this build or for this model."""
+    """Valid, but not in this version, this build or for this model; or there is nothing to start a worker process from."""
 
 
 class Cancelled(LlamapenError):
@@ -121,7 +121,7 @@ class DeviceError(LlamapenError):
 
 
 class WorkerReset(LlamapenError):
-    """The worker that ran the request failed, and it did not go on in another; submit it again."""
+    """The worker that ran the request failed or was killed, and it did not go on in another; submit it again."""
 
 
 class PoisonedRequest(LlamapenError):

@@ -20,7 +20,8 @@ _running: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 
 
 class Supervisor:
-    """Loads a model and runs requests on it, in threads of its own; a context manager. Any thread may use it.
+    """Loads a model and runs requests on it, in threads or child processes of its own; a context manager. Any thread may use
+    it.
 
     It starts loading at once. Requests that are submitted before it is ready wait in its queue.
     """
@@ -44,14 +45,27 @@ class Supervisor:
 
         ``contain_faults`` (true): handlers for SIGSEGV, SIGBUS, SIGFPE and SIGILL are installed once per process, which
         contain what the engine's own threads raise in its code and hand everything else on to those that were there before
-        (faulthandler, for one). ``taint``: what follows a contained memory fault, ``"stop"`` (the supervisor, never the
-        host; default) or ``"continue"``; ``"escalate_to_process"`` is for a process tier, which is not in this version:
-        `Unsupported`. ``snapshot_tokens`` (32; 0: never) tokens after which the state of a request is copied into the host's
+        (faulthandler, for one). ``taint``: what follows a contained memory fault of a worker that is a thread:
+        ``"escalate_to_process"`` (from then on workers are child processes, as with ``isolation="process"`` of `prepare`; the
+        default where one can be started), ``"stop"`` (the supervisor, never the host; the default elsewhere) or
+        ``"continue"``.
+
+        ``child``: how workers that are child processes are run, a dictionary: ``sandbox`` (``"off"``; ``"strict"``: it opens
+        no file but the model's, and reaches no network, starts no program and sees no other process, by Landlock and seccomp
+        where the kernel has them; the health says so), ``memory_limit_bytes`` (none; at least 16777216), ``cpus`` (numbers
+        of those that it may run on; this process's), ``nice`` (added to this process's, -20 to 19; 0), ``worker`` (path of the
+        llamapen-worker to start; default: the library starts itself), ``pid_dir`` and ``log_dir`` (existing directories for
+        files with the processes' numbers, and with what they print; none), ``stop_grace_ms`` (how long one that was told to
+        end has for it; 5000).
+
+        ``snapshot_tokens`` (32; 0: never) tokens after which the state of a request is copied into the host's
         memory, for another worker to go on from, within ``snapshot_bytes`` (134217728) in all. ``quarantine_ms`` (600000; 0:
         nobody is blamed) is how long a request that workers died of is refused. A worker that does not turn for
         ``stall_limit_ms`` is replaced; a load without progress for ``load_stall_limit_ms`` (600000) is ended."""
-        if config.get("handoff_dir") is not None:
-            config["handoff_dir"] = os.fspath(config["handoff_dir"])
+        _texts_of_paths(config, "handoff_dir")
+        if isinstance(config.get("child"), dict):
+            config["child"] = {key: value for key, value in config["child"].items() if value is not None}
+            _texts_of_paths(config["child"], "worker", "pid_dir", "log_dir")
         options = encode(config)
         pointer = engine._handle.pointer
         self._handle: Optional[Handle] = create(
@@ -71,12 +85,18 @@ class Supervisor:
     def health(self) -> Dict[str, Any]:
         """``state`` (STARTING, READY, DEGRADED, BACKOFF, CIRCUIT_OPEN, UNLOADING, UNLOADED, DRAINING, FAILED, STOPPED), ``live``, ``ready``,
         ``load_progress`` (0 to 1), ``queue_depth``,
-        ``queue_depth_by_priority``, ``leases``, ``reloading`` (all else is of the engine that requests go to), ``workers``, ``last_error``, ``last_error_status``, ``tainted``,
-        ``contains_faults``.
+        ``queue_depth_by_priority``, ``leases``, ``reloading`` (all else is of the engine that requests go to), ``workers``, ``last_error``, ``last_error_status``, ``tainted``
+        (a memory fault was contained), ``taint`` (what follows one), ``isolation`` (where workers are started now: ``thread``,
+        ``process``), ``contains_faults``.
 
         Of each worker among others ``breaker`` (CLOSED, OPEN, HALF_OPEN: on trial) and ``last_crash``: ``None``, or
-        ``reason`` (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL, HOST_OUT_OF_MEMORY, LOAD_FAILED, ENGINE_ERROR; there may be more), ``message`` and
-        ``at_ms`` since the start."""
+        ``reason`` (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL, HOST_OUT_OF_MEMORY, KILLED, EXITED, PROTOCOL, LOAD_FAILED,
+        ENGINE_ERROR; there may be more), ``message``, ``at_ms`` since the start, and ``exit``: ``None``, or of a child process
+        ``pid``, ``how``, ``rss_bytes`` (of memory) and ``output`` (the last lines that it printed).
+
+        ``process`` of each: ``None`` for a thread, or once it has loaded ``pid``, ``rss_bytes`` and ``confinement``: ``landlock`` and
+        ``seccomp`` (``"off"``, ``{"on": form}`` or ``{"missing": why}``), ``no_new_privs``, ``dumpable``, ``memory``, ``cpus``,
+        ``nice``, ``oom_score_adj``."""
         handle = self._open()
         health: Dict[str, Any] = json.loads(call_text("llamapen_supervisor_health_json", handle.pointer))
         return health
@@ -275,6 +295,12 @@ class Supervisor:
         if handle is None:
             raise PoolUnavailable(205, "POOL_UNAVAILABLE", "the supervisor is closed", policy="state")
         return handle
+
+
+def _texts_of_paths(config: Dict[str, Any], *names: str) -> None:
+    for name in names:
+        if config.get(name) is not None:
+            config[name] = os.fspath(config[name])
 
 
 @atexit.register

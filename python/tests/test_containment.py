@@ -77,9 +77,9 @@ class Containment(unittest.TestCase):
         """)
         self.assertEqual((done.returncode, done.stdout), (0, "alive\n"), done.stderr)
 
-    def test_a_memory_fault_stops_the_supervisor(self):
+    def test_a_memory_fault_stops_the_supervisor_where_it_is_to(self):
         done = run("""
-            supervisor = start()
+            supervisor = start(taint="stop")
             assert isinstance(ask(supervisor, fault="null_write", max_resumes=0), Failed)
             import time
             while supervisor.health()["state"] != "FAILED":

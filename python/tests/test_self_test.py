@@ -4,7 +4,7 @@ import time
 import unittest
 
 import support
-from llamapen import Failed, Supervisor, Unsupported
+from llamapen import Failed, Supervisor
 
 
 class SelfTest(unittest.TestCase):
@@ -39,10 +39,6 @@ class SelfTest(unittest.TestCase):
             load = report["steps"][0]
             self.assertEqual((load["name"], load["status"]), ("load", "fail"))
             self.assertIn("state BACKOFF; last error: worker 0 failed: out of memory", load["message"])
-
-    def test_there_is_no_process_tier_to_escalate_to(self):
-        with self.assertRaisesRegex(Unsupported, "escalate_to_process"):
-            Supervisor(support.engine(), taint="escalate_to_process")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,10 @@ pub struct llamapen_engine {
 ///   "threads"          compute threads per worker; the cores that this process may use, divided by workers.
 ///   "workers"          workers on shared weights, each with its own context; 1. Workers times threads are at most the
 ///                      CPUs that this process may use.
+///   "isolation"        where workers run: "thread" (of this process), or "process": each as a child process that loads the
+///                      model itself, so that whatever becomes of it, this process goes on; "thread" on the CPU. A program
+///                      that links llamapen statically sees llamapen_worker_main_if_child.
+///   "warm_spare"       true, with "process": one loaded child more, in reserve for one that dies; false.
 ///   "slots"            requests that one worker runs at a time, 1 to 64; 1.
 ///   "kv_type_k", "kv_type_v"  element types of the KV cache: "f32", "f16" (default), "bf16", "q8_0", "q5_1", "q5_0",
 ///                      "q4_1", "q4_0" or "iq4_nl". A quantized kv_type_v needs flash attention.

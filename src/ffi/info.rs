@@ -6,7 +6,7 @@ use crate::build_info::build_info;
 use std::ffi::{CString, c_char};
 
 /// Number of this interface. It grows when something is added; what exists keeps its meaning.
-pub const LLAMAPEN_ABI_VERSION: u32 = 4;
+pub const LLAMAPEN_ABI_VERSION: u32 = 5;
 
 /// LLAMAPEN_ABI_VERSION of the loaded library. A program built with a larger one may miss functions in it.
 #[unsafe(no_mangle)]

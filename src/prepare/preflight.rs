@@ -4,9 +4,10 @@ use super::files::Found;
 use super::render::bytes;
 use super::{PrepareOptions, PreparedEngine, check_names, decide};
 use crate::build_info::{BuildInfo, build_info};
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, Isolation};
 use crate::device::{DriverState, decide as decide_devices};
 use crate::error::{Error, Result};
+use crate::isolation::child::{self, Located, NotLocated};
 use crate::machine::{MachineSnapshot, MemoryReading};
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +119,7 @@ pub(super) fn run(
             plan(&mut report, &engine);
             free_memory(&mut report, &engine, memory);
             locked_memory(&mut report, &engine);
+            worker_process(&mut report, engine.isolation(), &child::locate(None));
         }
     }
     gpu(&mut report, config, machine, build_info().cuda_version);
@@ -241,6 +243,23 @@ fn locked_memory(report: &mut Preflight, engine: &PreparedEngine) {
     }
 }
 
+/// How a worker's process is started, which a start needs, or the escalation after a memory fault.
+fn worker_process(report: &mut Preflight, isolation: Isolation, located: &Result<Located, NotLocated>) {
+    const NAME: &str = "worker_process";
+    match (isolation, located) {
+        (Isolation::Process, Ok(located)) => report.pass(NAME, format!("started from {located}")),
+        (Isolation::Process, Err(why)) => report.fail(NAME, why.to_string(), why.remedy()),
+        (Isolation::Thread, Ok(located)) => report.pass(
+            NAME,
+            format!("workers are threads; after a memory fault they are processes, started from {located}"),
+        ),
+        (Isolation::Thread, Err(why)) => {
+            let message = format!("workers are threads, and a memory fault stops the supervisor: {why}");
+            report.warn(NAME, message, why.remedy());
+        }
+    }
+}
+
 /// `built`: the version of CUDA that the library was built with.
 fn gpu(report: &mut Preflight, config: &EngineConfig, machine: &MachineSnapshot, built: Option<u32>) {
     let devices = &machine.devices;
@@ -281,6 +300,35 @@ fn gpu(report: &mut Preflight, config: &EngineConfig, machine: &MachineSnapshot,
 mod tests {
     use super::*;
     use crate::device::{BrokenDevice, DeviceInfo, Devices};
+
+    #[test]
+    fn processes_need_a_worker_and_threads_do_without_one() {
+        let check = |isolation, located: &Result<Located, NotLocated>| {
+            let mut report = Preflight { checks: vec![] };
+            worker_process(&mut report, isolation, located);
+            report.get("worker_process").cloned().unwrap()
+        };
+        let none = Err(NotLocated::NoWorker { looked: vec!["/opt/llamapen-worker".into()] });
+        let here = Ok(Located::Program("/opt/llamapen-worker".into()));
+        let missing = check(Isolation::Process, &none);
+        assert_eq!(missing.status, CheckStatus::Fail);
+        assert!(missing.message.ends_with("no /opt/llamapen-worker"), "{missing:?}");
+        assert!(missing.remedy.unwrap().contains("LLAMAPEN_WORKER"));
+        let threads = check(Isolation::Thread, &none);
+        assert_eq!(threads.status, CheckStatus::Warn);
+        assert!(threads.message.contains("stops the supervisor"), "{threads:?}");
+        for (isolation, says) in
+            [(Isolation::Process, "started from /opt"), (Isolation::Thread, "after a memory fault")]
+        {
+            let found = check(isolation, &here);
+            assert_eq!((found.status, found.remedy), (CheckStatus::Pass, None));
+            assert!(
+                found.message.contains(says) && found.message.ends_with("/opt/llamapen-worker"),
+                "{}",
+                found.message
+            );
+        }
+    }
 
     #[test]
     fn the_driver_is_compared_with_the_build() {

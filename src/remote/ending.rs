@@ -72,23 +72,22 @@ impl Ending {
             let mut standing = self.link.standing();
             (standing.why.take(), standing.said.take(), standing.sent_home)
         };
-        let fault = match (why, said) {
+        let output = || self.launched.output.last_lines(LAST);
+        let (fault, output) = match (why, said) {
             (None, Some(Ok(()))) => return Ok(()),
             (None, None) if sent_home => return Ok(()),
-            (Some(why), _) => why,
-            (None, Some(Err(said))) => said,
-            (None, None) => self.by_the_system(exit),
+            (Some(fault), _) | (None, Some(Err(fault))) => (fault, output()),
+            (None, None) => {
+                let output = output();
+                (self.by_the_system(exit, output.last()), output)
+            }
         };
-        let exit = ChildExit {
-            pid: self.launched.child.pid(),
-            how: how(exit),
-            rss_bytes,
-            output: self.launched.output.last_lines(LAST),
-        };
+        let exit = ChildExit { pid: self.launched.child.pid(), how: how(exit), rss_bytes, output };
         Err(fault.with_exit(exit))
     }
 
-    fn by_the_system(&self, exit: Option<Exit>) -> WorkerFault {
+    /// `wrote`: its last line, which often says why it ended itself.
+    fn by_the_system(&self, exit: Option<Exit>, wrote: Option<&String>) -> WorkerFault {
         let (reason, text) = match exit {
             Some(Exit::Signal { number: libc::SIGKILL, .. }) if self.memory.killed() => {
                 (CrashReason::HostOutOfMemory, "the system killed it: out of memory".into())
@@ -104,7 +103,12 @@ impl Ending {
             },
             Some(Exit::Unknown) | None => (CrashReason::Exited, how(exit)),
         };
-        WorkerFault::new(reason, format!("the worker process is gone: {text}"))
+        let wrote = match reason {
+            CrashReason::Exited | CrashReason::LoadFailed | CrashReason::Abort => wrote,
+            _ => None,
+        };
+        let wrote = wrote.map(|line| format!("; it last wrote: {line}")).unwrap_or_default();
+        WorkerFault::new(reason, format!("the worker process is gone: {text}{wrote}"))
     }
 }
 

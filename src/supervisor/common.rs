@@ -23,7 +23,7 @@ pub(super) struct Common {
 
 impl Common {
     pub(super) fn new(config: &SupervisorConfig) -> Result<Self> {
-        let worker = child::locate(config.child.worker.as_deref()).map(Arc::new).map_err(|e| e.to_string());
+        let worker = child::locate(config.child.worker.as_deref()).map(Arc::new).map_err(|e| e.in_full());
         let taint = match (config.taint, &worker) {
             (Some(TaintPolicy::EscalateToProcess), Err(why)) => {
                 let problem = format!("taint: \"escalate_to_process\" needs a worker process: {why}");

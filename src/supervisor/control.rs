@@ -260,6 +260,18 @@ impl Control {
         self.dead.extract_if(.., |dead| dead.is_over()).for_each(Body::join);
     }
 
+    /// For health, metrics and the log.
+    pub(super) fn note_crash(&self, i: usize, fault: WorkerFault) {
+        let reason = fault.reason.name();
+        log_worker!(error, self, i, reason, last_error = %fault, "worker failed");
+        self.shared.workers[i].crashed(Crash {
+            reason: fault.reason,
+            message: fault.message,
+            at_ms: self.shared.common.counts.uptime_ms(),
+            exit: fault.exit,
+        });
+    }
+
     pub(super) fn failed(&mut self, i: usize, fault: WorkerFault, is_process: bool) {
         let state = &self.shared.workers[i];
         state.set_ready(false);
@@ -269,14 +281,7 @@ impl Control {
         if taints {
             self.shared.common.set_tainted();
         }
-        let reason = fault.reason.name();
-        log_worker!(error, self, i, reason, last_error = %fault, "worker failed");
-        state.crashed(Crash {
-            reason: fault.reason,
-            message: fault.message,
-            at_ms: self.shared.common.counts.uptime_ms(),
-            exit: fault.exit,
-        });
+        self.note_crash(i, fault);
         let stops = taints && self.shared.common.taint == TaintPolicy::Stop;
         match self.stopping || stops || !self.was_ready {
             true => fail_all(state.take_jobs(), Status::WorkerReset, &message),

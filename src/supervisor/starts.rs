@@ -242,6 +242,9 @@ impl Control {
             (Some(i), Heard::Ended(Err(fault))) if !self.loaded && !self.stopping && self.shared.is_starting() => {
                 let child = self.workers[i].take();
                 self.over(child, true);
+                if fault.status() != Status::Cancelled {
+                    self.note_crash(i, fault.clone());
+                }
                 match fault.status() {
                     // It died while it loaded, and does not say that itself.
                     Status::WorkerReset => {

@@ -113,13 +113,20 @@ fn another_program_is_no_worker() {
     };
     for (program, says) in [
         (program("silent", "#!/bin/sh\nexit 3\n"), "exit code 3"),
+        (
+            program("failing", "#!/bin/sh\necho no such library >&2\nexit 1\n"),
+            "exit code 1; it last wrote: no such library",
+        ),
         (program("talker", "#!/bin/sh\necho no worker >&0\nsleep 60\n"), "makes no sense"),
     ] {
         let config = config().with_child(ChildConfig::default().with_worker(program));
         let supervisor = Supervisor::start(prepare(&engine()).unwrap(), config).unwrap();
         let error = supervisor.wait_ready(Some(support::LONG)).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
-        assert_eq!(supervisor.health().unwrap().state, State::Failed);
+        assert_eq!(error.status(), Status::LoadFailed, "{error}");
+        let health = supervisor.health().unwrap();
+        assert_eq!(health.state, State::Failed);
+        assert!(health.workers[0].last_crash.as_ref().is_some_and(|crash| crash.exit.is_some()), "{health:?}");
     }
     let missing = config().with_child(ChildConfig::default().with_worker("/nowhere/worker"));
     let error = Supervisor::start(prepare(&engine()).unwrap(), missing).err().unwrap();

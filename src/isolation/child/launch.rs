@@ -39,7 +39,7 @@ pub(crate) struct Launched {
 /// Why no process was started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LaunchError {
-    #[error(transparent)]
+    #[error("{}", .0.in_full())]
     NotLocated(#[from] NotLocated),
     #[error("a worker's output cannot be read: {0}")]
     Output(#[source] io::Error),

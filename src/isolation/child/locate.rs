@@ -37,28 +37,43 @@ pub(crate) struct Library {
 /// Device, inode, size and time of the last change.
 type Identity = (u64, u64, u64, i64, i64);
 
-/// Why nothing can be run as a worker. Says what to do.
+/// Why nothing can be run as a worker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotLocated {
     #[error("{by} names {}, which cannot be used as a worker: {problem}", path.display())]
     Unusable { by: &'static str, path: PathBuf, problem: String },
     #[error(
-        "{} was deleted or replaced on disk after this process had loaded it, so no worker can be started from it. \
-         Restart the program", path.display()
+        "{} was deleted or replaced on disk after this process had loaded it, so no worker can be started from it",
+        path.display()
     )]
     Replaced { path: PathBuf },
     #[error("the library {} cannot be read, so no worker can be started from it: {problem}", path.display())]
     Unreadable { path: PathBuf, problem: String },
-    #[error(
-        "the file that llamapen was loaded from is unknown (is /proc mounted?). Set LLAMAPEN_WORKER to a llamapen-worker"
-    )]
+    #[error("the file that llamapen was loaded from is unknown (is /proc mounted?)")]
     UnknownLibrary,
-    #[error(
-        "llamapen is linked into this program, and there is no worker for it: no {}. Put the llamapen-worker of the same \
-         version there, name one in LLAMAPEN_WORKER, or call llamapen::worker_main_if_child() at the top of main",
-        list(looked)
-    )]
+    #[error("llamapen is linked into this program, and there is no worker for it: no {}", list(looked))]
     NoWorker { looked: Vec<PathBuf> },
+}
+
+impl NotLocated {
+    /// What to do about it.
+    pub(crate) fn remedy(&self) -> &'static str {
+        match self {
+            Self::Unusable { .. } => "name the llamapen-worker of the same version",
+            Self::Replaced { .. } => "restart the program",
+            Self::Unreadable { .. } => "let this user read it, or set LLAMAPEN_WORKER to a llamapen-worker",
+            Self::UnknownLibrary => "set LLAMAPEN_WORKER to a llamapen-worker",
+            Self::NoWorker { .. } => {
+                "call llamapen_worker_main_if_child() (in Rust llamapen::worker_main_if_child()) at the top of main, put the \
+                 llamapen-worker of the same version there, or name one in LLAMAPEN_WORKER"
+            }
+        }
+    }
+
+    /// With what to do.
+    pub(crate) fn in_full(&self) -> String {
+        format!("{self}; {}", self.remedy())
+    }
 }
 
 fn list(paths: &[PathBuf]) -> String {
@@ -260,7 +275,7 @@ mod tests {
         write(&other, "hear, body").unwrap();
         std::fs::rename(&other, &path).unwrap();
         assert_eq!(decide(&ours), replaced);
-        assert!(error.to_string().contains("Restart the program"));
+        assert!(error.in_full().ends_with("; restart the program"));
 
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(decide(&ours), Err(NotLocated::Unreadable { .. })));
