@@ -10,7 +10,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo crash-demo chaos test bench bench-batching bench-health bench-prepare fuzz loom sanitize deps model vendor clean
+.PHONY: help demo crash-demo chaos test bench bench-batching bench-health bench-prepare bench-process fuzz loom sanitize deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -44,6 +44,9 @@ bench-health: deps ## How long a look at the health takes while workers decode a
 
 bench-prepare: deps ## Time and memory that preparing takes (seconds)
 	@$(PYTHON) scripts/bench_prepare.py
+
+bench-process: deps ## Workers as processes beside workers as threads: speed, restarts, memory (5 minutes)
+	@$(PYTHON) scripts/bench_process.py
 
 fuzz: deps ## 50,000 broken model files for the loader, then libFuzzer on the readers of models and frames: make fuzz SECONDS=60
 	@$(PYTHON) scripts/fuzz.py --seconds $(SECONDS)

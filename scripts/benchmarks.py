@@ -9,9 +9,10 @@ from statistics import median
 from common import ROOT, fail, target_dir
 
 
-def example(name):
+def example(name, features=""):
     """The optimised program of an example, and what the build says of the engine in it."""
-    command = ["cargo", "build", "--release", "--example", name, "--message-format=json-render-diagnostics"]
+    command = ["cargo", "build", "--release", "--example", name, "--features", features]
+    command.append("--message-format=json-render-diagnostics")
     built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if built.returncode != 0:
         fail(f"the example {name} does not build")

@@ -185,7 +185,8 @@ impl Hearing {
             return Err(WorkerFault::new(CrashReason::LoadFailed, difference).with_status(Status::Unsupported));
         }
         if let Some(start) = self.start.take() {
-            self.link.send(&ToChild::Start(Box::new(start)), None);
+            let sent = self.link.send(&ToChild::Start(Box::new(start)), None);
+            sent.map_err(|e| WorkerFault::new(CrashReason::LoadFailed, format!("telling it what to run: {e}")))?;
         }
         Ok(())
     }

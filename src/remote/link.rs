@@ -111,13 +111,20 @@ impl Link {
         is(&standing)
     }
 
-    /// Never waits: what the socket does not take is sent by [`flush`](Self::flush).
-    pub(super) fn send(&self, message: &ToChild, blob: Option<&Blob>) {
-        if let Some((outbox, _)) = self.connected.get()
-            && let Err(IpcError::Full { .. }) = outbox.send(message, blob)
-        {
-            // Other errors come of its end, which is told by the end of what it says.
-            self.condemn(WorkerFault::new(CrashReason::Protocol, "it does not read what it is sent"));
+    /// Never waits: what the socket does not take is sent by [`flush`](Self::flush). Of an error that comes of the child's end
+    /// nothing is said here: the end of what it says tells it.
+    ///
+    /// # Errors
+    /// Why such a message cannot be sent to any child.
+    pub(super) fn send(&self, message: &ToChild, blob: Option<&Blob>) -> Result<(), IpcError> {
+        let Some((outbox, _)) = self.connected.get() else { return Ok(()) };
+        match outbox.send(message, blob) {
+            Err(IpcError::Full { .. }) => {
+                self.condemn(WorkerFault::new(CrashReason::Protocol, "it does not read what it is sent"));
+                Ok(())
+            }
+            Err(error) if error.is_of_the_message() => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -128,7 +135,7 @@ impl Link {
 
     /// The request has ended. For any thread of the host's.
     pub(crate) fn cancel(&self, id: u64) {
-        self.send(&ToChild::Cancel { id }, None);
+        let _ = self.send(&ToChild::Cancel { id }, None);
     }
 
     /// Ends it by force, because of this.

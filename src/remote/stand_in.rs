@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::event::Failed;
 use crate::isolation::child::{LaunchOptions, Located, launch};
 use crate::isolation::confine::{Confinement, kernel_oom_kills, limit_memory};
-use crate::isolation::ipc::{self, Outbox, Reader};
+use crate::isolation::ipc::{self, IpcError, Outbox, Reader};
 use crate::isolation::thread;
 use crate::job::Job;
 use crate::prepare::PreparedEngine;
@@ -287,11 +287,25 @@ impl StandIn {
         let (head, state) = lent.as_ref().and_then(Snapshot::parts).unzip();
         let message = Run { id: job.id, run, request: job.request.clone(), seed: job.seed, given, snapshot: head };
         self.link.standing().handed.insert(job.id, Handed { position, lent });
-        self.link.send(&ToChild::Run(Box::new(message)), state.as_ref());
+        if let Err(error) = self.link.send(&ToChild::Run(Box::new(message)), state.as_ref()) {
+            return self.take_back(seat, &job, &error);
+        }
         // Whoever ended it before found nobody to tell.
         if job.events.is_closed() {
             self.link.cancel(job.id);
         }
+    }
+
+    /// What cannot be said to this child cannot be said to another one.
+    fn take_back(&self, seat: &Seat, job: &Arc<Job>, error: &IpcError) {
+        self.link.standing().handed.remove(&job.id);
+        job.runs_in(None);
+        seat.state.remove(seat.life, job.id);
+        let status = match error {
+            IpcError::NoMemory(_) => Status::OutOfMemory,
+            _ => Status::InvalidParams,
+        };
+        job.fail(Failed::new(status, format!("handing it to a worker process: {error}")));
     }
 
     /// Has it end in order, and sees that it does.
@@ -301,7 +315,7 @@ impl StandIn {
             // It would hear of it when it has loaded.
             self.link.kill();
         }
-        self.link.send(&ToChild::Stop, None);
+        let _ = self.link.send(&ToChild::Stop, None);
         let grace = Duration::from_millis(self.remote.child.stop_grace_ms);
         if !self.link.is_over_within(grace) {
             self.link.terminate(AFTER_TERM);

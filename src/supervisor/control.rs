@@ -164,6 +164,7 @@ impl Control {
                 self.spare.take().map(Body::Child).into_iter().chain(self.dead.drain(..)).for_each(Body::join);
                 return;
             }
+            self.bury();
             self.act();
             self.leave_tainted();
             self.start_spare();
@@ -252,7 +253,10 @@ impl Control {
             Some(ended) => ended.join(),
             None => {}
         }
-        // Until it is joined, a thread keeps its stack.
+    }
+
+    /// Until it is joined, a thread keeps its stack, and a process's stand-in its descriptors.
+    fn bury(&mut self) {
         self.dead.extract_if(.., |dead| dead.is_over()).for_each(Body::join);
     }
 
@@ -389,13 +393,16 @@ impl Control {
         }
         for i in 0..self.workers.len() {
             let state = &self.shared.workers[i];
-            let (idle_for, limit) =
-                (state.idle_for(), if state.is_loading() { self.shared.load_stall_limit() } else { limit });
+            let idle_for = state.idle_for();
+            let (limit, what) = match state.is_loading() {
+                true => (self.shared.load_stall_limit(), "no progress"),
+                false => (limit, "its loop has not turned"),
+            };
             if idle_for > limit
                 && !self.condemned[i]
                 && let Some(body) = &self.workers[i]
             {
-                let why = format!("stall: its loop has not turned for {} ms", idle_for.as_millis());
+                let why = format!("stall: {what} for {} ms", idle_for.as_millis());
                 log_worker!(error, self, i, last_error = why, "worker stalled");
                 body.condemn(why);
                 self.condemned[i] = true;

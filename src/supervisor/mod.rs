@@ -54,6 +54,16 @@ use shared::Stop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Where workers are threads: their faults are to stay theirs.
+fn contain_faults(engine: &PreparedEngine, config: &SupervisorConfig) {
+    if config.contain_faults
+        && engine.isolation() == Isolation::Thread
+        && let Err(why) = install_handlers()
+    {
+        tracing::warn!(pool_id = engine.pool_id(), why, "faults of the engine are not contained");
+    }
+}
+
 /// Owns the workers, their queue and their restarts. It runs one [`PreparedEngine`], until it is given another one.
 ///
 /// All methods may be called from any thread. Dropping it stops it: streams still running end with `Draining`.
@@ -70,12 +80,7 @@ impl Supervisor {
     pub fn start(engine: PreparedEngine, config: SupervisorConfig) -> Result<Self> {
         config.validate()?;
         engine.verify()?;
-        if config.contain_faults
-            && engine.isolation() == Isolation::Thread
-            && let Err(why) = install_handlers()
-        {
-            tracing::warn!(pool_id = engine.pool_id(), why, "faults of the engine are not contained");
-        }
+        contain_faults(&engine, &config);
         Ok(Self { pool: Pool::start(engine, config)? })
     }
 

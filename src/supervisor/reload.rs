@@ -66,6 +66,8 @@ impl Pool {
         if old.prepared.is_same_plan(&engine) {
             return Ok(ReloadReport { changed: false, beside: false, duration_ms: 0, requests_failed: 0 });
         }
+        // The old one's workers may be processes, which need no handlers here.
+        super::contain_faults(&engine, &self.config);
         let beside = engine.memory().fits_beside(old.prepared.memory(), MemoryReading::now().free_bytes());
         let new = Arc::new(Shared::new(engine, self.config.clone(), &self.common, Role::Trial)?);
         let (from, to) = (&old.telemetry.identity, &new.telemetry.identity);

@@ -8,6 +8,7 @@ use crate::isolation::{Injected, Place};
 use crate::job::Job;
 use crate::native::{Sampler, throw_exception};
 use crate::request::Fault;
+use rustix::time::{ClockId, clock_gettime};
 
 /// What a fault does, and where. `None`: it has a way of its own.
 fn injection(fault: Fault) -> Option<(Injected, Place)> {
@@ -25,7 +26,8 @@ fn injection(fault: Fault) -> Option<(Injected, Place)> {
         | Fault::Garbage
         | Fault::HalfMessage
         | Fault::EndlessMemory
-        | Fault::SandboxProbe => return None,
+        | Fault::SandboxProbe
+        | Fault::Stamp => return None,
         Fault::NullWrite => (Injected::NullWrite, Place::Graph),
         Fault::WildWrite => (Injected::WildWrite, Place::Graph),
         Fault::ReadOnlyWrite => (Injected::ReadOnlyWrite, Place::Graph),
@@ -76,8 +78,14 @@ fn wanted(job: &Job) -> Option<Fault> {
 
 /// Before a request's prompt is tokenised.
 pub(super) fn before_tokenising(job: &Job) {
-    if wanted(job) == Some(Fault::EndlessTokeniser) {
-        arm(Fault::EndlessTokeniser);
+    match wanted(job) {
+        Some(Fault::EndlessTokeniser) => arm(Fault::EndlessTokeniser),
+        Some(Fault::Stamp) => {
+            let now = clock_gettime(ClockId::Monotonic);
+            let at = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
+            tracing::info!(request = job.id, at, "taken up");
+        }
+        _ => {}
     }
 }
 

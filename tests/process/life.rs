@@ -2,7 +2,7 @@
 
 use crate::support::{self, read};
 use crate::{config, engine, is_there, pid, plain};
-use llamapen::{ChildConfig, Fault, State, Status, Supervisor, prepare};
+use llamapen::{ChildConfig, Fault, Isolation, State, Status, Supervisor, prepare};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -48,6 +48,41 @@ fn where_nothing_can_be_written_streams_go_on() {
         assert_eq!(std::fs::metadata(&log).unwrap().len(), BYTES);
         let crash = supervisor.health().unwrap().workers[0].last_crash.clone().unwrap();
         assert_eq!(crash.exit.unwrap().output, ["injected exit"]);
+    });
+}
+
+/// Workers that are threads need what processes do not.
+#[test]
+fn after_a_reload_to_threads_their_faults_are_contained() {
+    support::child::in_a_process("life::after_a_reload_to_threads_their_faults_are_contained", || {
+        let supervisor = support::start_with(&engine(), config());
+        assert!(!supervisor.health().unwrap().contains_faults);
+        let threads = prepare(&engine().with_isolation(Isolation::Thread)).unwrap();
+        supervisor.reload(threads, Some(support::LONG)).unwrap();
+        let health = supervisor.health().unwrap();
+        assert!(health.contains_faults && health.isolation == Isolation::Thread);
+        let _ = read(supervisor.submit(crate::faulty(Fault::Abort)).unwrap());
+        assert_eq!(read(supervisor.submit(plain()).unwrap()).unwrap().tokens.len(), 12);
+    });
+}
+
+/// A long text travels to it in a file of memory. Where there is none to be had, its request fails, and nothing waits.
+#[test]
+fn a_request_that_cannot_be_handed_over_fails() {
+    support::child::in_a_process("life::a_request_that_cannot_be_handed_over_fails", || {
+        let supervisor = support::start_with(&engine(), config());
+        let long = || llamapen::Request::prompt("llama ".repeat(20_000));
+        let refused = |status| {
+            let failed = read(supervisor.submit(long()).unwrap()).unwrap_err();
+            assert_eq!(failed.status, status, "{failed:?}");
+        };
+        refused(Status::ContextOverflow);
+        let limit = libc::rlimit { rlim_cur: 4096, rlim_max: 4096 };
+        // SAFETY: a plain value.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+        refused(Status::OutOfMemory);
+        assert_eq!(read(supervisor.submit(plain()).unwrap()).unwrap().tokens.len(), 12);
+        assert_eq!(supervisor.health().unwrap().workers[0].restarts, 0);
     });
 }
 
@@ -110,4 +145,29 @@ fn a_silent_program_is_ended() {
     let supervisor = Supervisor::start(prepare(&engine()).unwrap(), config).unwrap();
     let error = supervisor.wait_ready(Some(support::LONG)).unwrap_err();
     assert!(error.to_string().contains("stall"), "{error}");
+}
+
+/// From one tier to the other and back, with the same answers, and what runs goes on.
+#[test]
+fn a_reload_may_change_the_tier() {
+    let supervisor = support::start_with(&engine(), config());
+    let request = support::greedy(support::words(5, 20)).with_max_tokens(60);
+    let alone = read(supervisor.submit(request.clone()).unwrap()).unwrap();
+    for isolation in [Isolation::Thread, Isolation::Process] {
+        let before = pid_of(&supervisor);
+        let running = supervisor.submit(request.clone()).unwrap();
+        let report = supervisor.reload(prepare(&engine().with_isolation(isolation)).unwrap(), None).unwrap();
+        assert!(report.changed);
+        assert_eq!(read(running).unwrap().tokens, alone.tokens);
+        assert_eq!(read(supervisor.submit(request.clone()).unwrap()).unwrap().tokens, alone.tokens);
+        assert_eq!(supervisor.health().unwrap().isolation, isolation);
+        assert_eq!(pid_of(&supervisor).is_some(), isolation == Isolation::Process);
+        if let Some(before) = before {
+            assert!(!is_there(before), "the old engine is gone");
+        }
+    }
+}
+
+fn pid_of(supervisor: &Supervisor) -> Option<u32> {
+    supervisor.health().unwrap().workers[0].process.as_ref().map(|process| process.pid)
 }

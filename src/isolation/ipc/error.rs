@@ -25,6 +25,9 @@ pub(crate) enum IpcError {
     #[error("a {what} of {bytes} bytes is too large: at most {limit} fit")]
     TooLarge { what: &'static str, bytes: u64, limit: u64 },
 
+    #[error("no memory for a large message: {0}")]
+    NoMemory(String),
+
     /// The frame is whole, its message is not of the type that was expected.
     #[error("the message of a frame: {0}")]
     BadBody(String),
@@ -43,6 +46,11 @@ pub(crate) enum IpcError {
 }
 
 impl IpcError {
+    /// Whether the stream is as good as before: only this message cannot be sent.
+    pub(crate) fn is_of_the_message(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::NoMemory(_) | Self::BadBody(_))
+    }
+
     pub(super) fn io(what: &'static str, error: impl Into<io::Error>) -> Self {
         let error = error.into();
         Self::Io { what, kind: error.kind(), text: error.to_string() }

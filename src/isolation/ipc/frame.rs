@@ -129,7 +129,7 @@ impl Frame {
         let mut frame = Self { bytes, files: Vec::new(), cost: size_of::<Self>() as u64 };
         if header.body_bytes().is_none() {
             let file = SealedFile::new(&frame.bytes[Header::BYTES..])
-                .map_err(|error| IpcError::io("memory for a large message", error))?;
+                .map_err(|error| IpcError::NoMemory(error.to_string()))?;
             frame.bytes = frame.bytes[..Header::BYTES].to_vec();
             frame.add(&file);
         }
