@@ -580,7 +580,8 @@ int32_t llamapen_preflight(const char *config,
  * for "load_stall_limit_ms" (600000) is ended.
  *
  * "child": how workers that are child processes are run: {"sandbox" ("off"; "strict": it opens no file but the model's, and
- * reaches no network, starts no program and sees no other process, by Landlock and seccomp where the kernel has them),
+ * reaches no network, starts no program and sees no other process, by Landlock and seccomp where the kernel has them. Threads
+ * are not confined),
  * "memory_limit_bytes" (none; at least 16777216), "cpus" (numbers of those that it may run on; those of the host), "nice" (added
  * to the host's, -20 to 19; 0), "worker" (path of the llamapen-worker to start; it is looked for), "pid_dir" and "log_dir"
  * (existing directories for files with the processes' numbers, and with what they print; none), "stop_grace_ms" (how long one
@@ -632,11 +633,11 @@ int32_t llamapen_supervisor_reset_breaker(const struct llamapen_supervisor *supe
  * loaded again), DRAINING, FAILED (the start did, the first or one after UNLOADED), STOPPED. Of each worker among
  * others "heartbeat_ms" (since its loop last turned), "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or
  * {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL, HOST_OUT_OF_MEMORY, KILLED, EXITED, PROTOCOL, LOAD_FAILED, ENGINE_ERROR;
- * there may be more), "message", "at_ms" since the start, "exit": null, or of a child process {"pid", "how", "max_rss_bytes",
+ * there may be more), "message", "at_ms" since the start, "exit": null, or of a child process {"pid", "how", "rss_bytes",
  * "output" (the last lines that it printed)}}.
  *
  * "isolation": where workers are started now ("thread", "process"), "tainted": whether a memory fault was contained, "taint":
- * what follows one. "process" of each worker: null, or once it has loaded {"pid", "confinement": {"landlock" and "seccomp"
+ * what follows one. "process" of each worker: null, or once it has loaded {"pid", "rss_bytes", "confinement": {"landlock" and "seccomp"
  * ("off", {"on": form} or {"missing": why}), "no_new_privs", "dumpable", "memory", "cpus", "nice", "oom_score_adj"}}.
  */
 int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *supervisor,

@@ -235,7 +235,7 @@ static void plans(const char *model)
 
     const char *const machine = MACHINE("8589934592");
     CHECK(llamapen_plan(config, strlen(config), machine, strlen(machine), NULL, &text, &error) == ok, "for another machine");
-    CHECK(holds(text, "with 64 threads each") && holds(text, "of 8.00 GiB"), "it is another plan");
+    CHECK(holds(text, "with 64 compute threads each") && holds(text, "of 8.00 GiB"), "it is another plan");
     llamapen_string_free(text);
 
     json = CHECK_STALE(char), text = CHECK_STALE(char);

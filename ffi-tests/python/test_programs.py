@@ -74,6 +74,9 @@ class Programs(unittest.TestCase):
     def test_prepare(self):
         self.run_program(TESTS / "c" / "prepare.c")
 
+    def test_processes(self):
+        self.run_program(TESTS / "c" / "processes.c")
+
     def test_raii(self):
         self.run_program(TESTS / "cpp" / "raii.cpp")
 

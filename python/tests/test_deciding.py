@@ -175,7 +175,7 @@ class Plans(unittest.TestCase):
         self.assertEqual(plan(support.model(), n_ctx=512).engine.json(), support.engine(n_ctx=512).json())
 
     def test_for_another_machine(self):
-        self.assertIn("64 threads", str(plan(support.model(), machine=large())))
+        self.assertIn("64 compute threads", str(plan(support.model(), machine=large())))
         with self.assertRaises(OutOfMemory):
             plan(support.model(), machine=large(), n_ctx=8192, slots=64)
 
