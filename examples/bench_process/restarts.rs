@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Between two looks at the health.
 const LOOK: Duration = Duration::from_micros(200);
-/// Until a spare is ready again, and everything else has come to rest.
-const REST: Duration = Duration::from_millis(800);
+/// Until everything has come to rest: a spare is started a second after the last one was used, and loads.
+const REST: Duration = Duration::from_millis(2000);
 const LONG: Duration = Duration::from_secs(60);
 
 pub fn measure(options: &Options) -> Result<Value, Box<dyn Error>> {
