@@ -3,6 +3,7 @@
 PYTHON ?= python3
 SECONDS ?= 60
 SEED ?= 1
+TIER ?= thread process
 PROMPT ?= Why is the sky blue? Answer in two sentences.
 
 # The prompt reaches the demo through the environment, byte by byte: $(value) and := keep make from expanding a `$` in
@@ -20,14 +21,16 @@ demo: deps ## Chat with a small model, streamed: make demo PROMPT="..."
 	@model=$$($(PYTHON) scripts/model.py) && \
 	    cargo run --release --example chat -- --model "$$model" "$$LLAMAPEN_PROMPT"
 
-crash-demo: deps ## One answer that lives through every kind of fault, a line per fault
-	@model=$$($(PYTHON) scripts/model.py) && \
-	    cargo run --release --features fault-injection --example crash_demo -- --model "$$model"
+crash-demo: deps ## One answer that lives through every kind of fault, in threads, then in processes: make crash-demo TIER=thread
+	@model=$$($(PYTHON) scripts/model.py) && for tier in $(TIER); do \
+	    cargo run --release --features fault-injection --example crash_demo -- --model "$$model" --isolation $$tier \
+	    || exit; done
 
-chaos: deps ## A thousand faults at random under load, then the supervisor as shipped (minutes): make chaos SEED=1
-	@$(PYTHON) scripts/model.py > /dev/null && CHAOS_SEED=$(SEED) \
+chaos: deps ## A thousand faults at random under load on each tier, then as shipped (an hour): make chaos SEED=1 TIER=process
+	@$(PYTHON) scripts/model.py > /dev/null && for tier in $(TIER); do \
+	    CHAOS_SEED=$(SEED) LLAMAPEN_TEST_ISOLATION=$$tier \
 	    cargo test --release --features fault-injection --test chaos -- --nocapture --include-ignored \
-	    --test-threads 1 --skip child --skip a_hundred
+	    --test-threads 1 --skip child --skip a_hundred || exit; done
 
 test: ## Every test; ends with "N passed, N failed"
 	@$(PYTHON) scripts/test.py

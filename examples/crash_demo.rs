@@ -1,12 +1,13 @@
 //! A stream that lives through every kind of fault: `make crash-demo`, or
-//! `cargo run --release --features fault-injection --example crash_demo -- --model FILE`
+//! `cargo run --release --features fault-injection --example crash_demo -- --model FILE [--isolation process]`
 //!
 //! One long answer runs, and beside it in the same worker one request after the other that makes the engine panic, abort,
-//! write to nowhere, overflow its stack, loop for ever. Each kills the worker; the answer goes on in the next one. A line per
+//! write to nowhere, overflow its stack, loop for ever. Each kills the worker, a thread or a process; the answer goes on in the next one. A line per
 //! fault says what happened and how long the answer paused; the last one whether it is what it would have been.
 
 use llamapen::{
-    EngineConfig, Event, Fault, Next, Request, Supervisor, SupervisorConfig, TaintPolicy, TokenStream, prepare,
+    EngineConfig, Event, Fault, Isolation, Next, Request, Supervisor, SupervisorConfig, TaintPolicy, TokenStream,
+    prepare,
 };
 use std::error::Error;
 use std::process::ExitCode;
@@ -39,7 +40,20 @@ const FAULTS: &[(&str, Fault)] = &[
     ("an endless loop on a compute thread", Fault::ComputeEndlessLoop),
 ];
 
+/// What only processes contain, and what only they can do to themselves.
+const FAULTS_OF_PROCESSES: &[(&str, Fault)] = &[
+    ("a write while others wait for the thread", Fault::CriticalWrite),
+    ("a write inside malloc", Fault::MallocWrite),
+    ("a broken heap", Fault::HeapCorruption),
+    ("SIGKILL", Fault::Killed),
+    ("SIGSTOP", Fault::Stopped),
+    ("an exit", Fault::Exited),
+    ("bytes that are no message", Fault::Garbage),
+    ("half a message", Fault::HalfMessage),
+];
+
 fn main() -> ExitCode {
+    llamapen::worker_main_if_child();
     // What a contained panic prints is the host's choice; here the lines of the demo are enough.
     std::panic::set_hook(Box::new(|_| {}));
     match run() {
@@ -53,11 +67,18 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<bool, Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let (Some("--model"), Some(model)) = (arguments.next().as_deref(), arguments.next()) else {
-        return Err("usage: crash_demo --model FILE.gguf".into());
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let (model, isolation) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--model", model] | ["--model", model, "--isolation", "thread"] => (model, Isolation::Thread),
+        ["--model", model, "--isolation", "process"] => (model, Isolation::Process),
+        _ => return Err("usage: crash_demo --model FILE.gguf [--isolation thread|process]".into()),
+    };
+    let faults = match isolation {
+        Isolation::Process => [FAULTS, FAULTS_OF_PROCESSES].concat(),
+        _ => FAULTS.to_vec(),
     };
     let engine = EngineConfig::new(model).with_threads(2).with_slots(2).with_n_ctx(1024).with_n_ubatch(64);
+    let engine = engine.with_isolation(isolation);
     // A demo crashes more often than anything should: no limit, no quarantine, and memory faults do not stop it.
     let config = SupervisorConfig::default()
         .with_taint(TaintPolicy::Continue)
@@ -70,7 +91,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
     let supervisor = Supervisor::start(prepare(&engine)?, config)?;
     supervisor.wait_ready(Some(LONG))?;
 
-    let tokens = u32::try_from((BETWEEN + 4) * (FAULTS.len() + 1))?;
+    let tokens = u32::try_from((BETWEEN + 4) * (faults.len() + 1))?;
     let request = Request::prompt("Once upon a time, in a pen by the sea, there lived a llama who")
         .with_temperature(0.0)
         .with_ignore_eos(true)
@@ -79,7 +100,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
     let undisturbed = supervisor.submit(request.clone())?.text().map_err(|failed| failed.message)?.text;
 
     let mut story = Story::new(supervisor.submit(request)?);
-    for (what, fault) in FAULTS {
+    for (what, fault) in &faults {
         story.read_on(BETWEEN)?;
         let faulty = Request::prompt("a").with_ignore_eos(true).with_max_resumes(0).with_fault(*fault);
         let began = Instant::now();
@@ -100,7 +121,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
     let restarts = supervisor.health()?.workers[0].restarts;
     println!(
         "\n{} faults, {restarts} restarts of the worker, one answer of {} tokens:{}",
-        FAULTS.len(),
+        faults.len(),
         story.tokens,
         story.text
     );

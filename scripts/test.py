@@ -23,6 +23,11 @@ from common import ROOT, VENV, VENV_PYTHON, cargo_metadata, target_dir
 from process import run
 
 FAULTS = ["--features", "fault-injection"]
+# Where the tier matters. Left out is what starts no worker, and what is of one tier alone (locks, reclaim, panic_abort; process).
+ON_BOTH_TIERS = """allocations batching breaker chaos context_shift deadlines determinism drain faults fork generate handoff
+    many memory modes parity queue reload resume sampling self_test soak speculation telemetry unload watcher""".split()
+# In those programs, tests of threads alone.
+OF_THREADS = ["taint::", "without_the_handlers"]
 # Decimal megabytes, as the registry counts.
 PACKAGE_LIMIT = 10_000_000
 
@@ -64,6 +69,13 @@ def rust(tally):
     libtest(tally, ["cargo", "test", "--no-fail-fast", "--lib", "--tests", *FAULTS])
 
 
+def tiers(tally):
+    """The supervisor's tests again, with workers that are processes. What they show is the same, or differs as they say."""
+    programs = [part for name in ON_BOTH_TIERS for part in ("--test", name)]
+    skips = [part for name in OF_THREADS for part in ("--skip", name)]
+    libtest(tally, ["cargo", "test", "--no-fail-fast", *programs, *FAULTS, "--", *skips], tier="process")
+
+
 def doc(tally):
     for arguments, what in (([], "public"), (["--document-private-items"], "with private items")):
         status, _ = run(["cargo", "doc", "--no-deps", *arguments], minutes=60, env={"RUSTDOCFLAGS": "-D warnings"})
@@ -71,8 +83,8 @@ def doc(tally):
     libtest(tally, ["cargo", "test", "--no-fail-fast", "--doc"])
 
 
-def libtest(tally, command):
-    status, output = run(command, minutes=60)
+def libtest(tally, command, tier="thread"):
+    status, output = run(command, minutes=60, env={"LLAMAPEN_TEST_ISOLATION": tier})
     passed = failed = 0
     # One section per test program; doc tests may come in several groups.
     _, *sections = re.split(r"^ +(Running|Doc-tests) .*$", output, flags=re.MULTILINE)
@@ -175,7 +187,7 @@ def shared_library(*features):
     return target_dir() / "debug" / "libllamapen.so"
 
 
-SUITES = [rustfmt, clippy, rust, doc, programs, python, package]
+SUITES = [rustfmt, clippy, rust, tiers, doc, programs, python, package]
 
 
 def setup():

@@ -67,7 +67,9 @@ fn a_token_allocates_nothing_but_its_event() {
     for request in [request, everything, mirostat] {
         let (allocations, of_events) = per_token(&supervisor, &request);
         println!("{allocations} allocations per token, {of_events} of them in events");
-        // One is the loop's; the rest is room for a text that grows while it is put together.
-        assert!(allocations <= of_events + 1.2, "{allocations} allocations per token, {of_events} in events");
+        // One is the loop's; the rest is room for a text that grows while it is put together. Of a process each message is read:
+        // the token's, and those of a turn of its loop.
+        let more = if support::in_processes() { 5.0 } else { 1.2 };
+        assert!(allocations <= of_events + more, "{allocations} allocations per token, {of_events} in events");
     }
 }

@@ -5,7 +5,7 @@
 
 mod support;
 
-use llamapen::{Fault, Request, Status, Supervisor, SupervisorConfig};
+use llamapen::{Fault, Isolation, Request, Status, Supervisor, SupervisorConfig};
 use std::hint::black_box;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Output, Stdio};
@@ -75,7 +75,8 @@ fn child() {
         .with_restarts(1000, Duration::from_secs(3600))
         .with_breaker_failures(1000)
         .with_backoff(Duration::from_millis(1), Duration::from_millis(1));
-    let supervisor = support::start_with(&support::config().with_threads(2), config);
+    let engine = support::config().with_isolation(Isolation::Thread).with_threads(2);
+    let supervisor = support::start_with(&engine, config);
     if what == "dies" {
         let _ = read(supervisor.submit(plain().with_max_resumes(0).with_fault(fault)).unwrap());
         return again(&supervisor);

@@ -1,23 +1,17 @@
-//! The plan against the memory that a process really takes.
+//! The plan against the memory that a process and its workers really take.
 
 mod support;
 
-use llamapen::{EngineConfig, Request, Supervisor, SupervisorConfig, prepare};
+use llamapen::{Request, Supervisor, SupervisorConfig, prepare};
 use support::child;
-
-/// Anonymous memory of this process in bytes: everything but what is mapped from files.
-fn anonymous() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-}
+use support::traces::memory;
 
 /// The child, because other tests take memory too: bytes taken, and bytes planned.
 #[test]
 #[ignore = "run by the other test, in a child process"]
 fn child() {
-    let before = anonymous();
-    let config = EngineConfig::new(support::model()).with_threads(1).with_n_ctx(2048).with_slots(2);
+    let before = memory("RssAnon:");
+    let config = support::config().with_n_ctx(2048).with_slots(2);
     let engine = prepare(&config).unwrap();
     let plan = engine.memory().clone();
     let supervisor = Supervisor::start(engine, SupervisorConfig::default()).unwrap();
@@ -27,7 +21,7 @@ fn child() {
     // A prompt over several micro-batches, so that the buffers are used.
     let prompt = "The old lighthouse keeper wrote down the weather. ".repeat(60);
     support::read(supervisor.submit(Request::prompt(prompt).with_max_tokens(8)).unwrap()).unwrap();
-    child::answer(&(anonymous() - before, plan.host().resident()));
+    child::answer(&(memory("RssAnon:") - before, plan.host().resident()));
 }
 
 #[test]

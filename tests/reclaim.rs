@@ -1,9 +1,9 @@
-//! What a contained fault costs for good: little memory, no thread, and not the weights. Needs the `fault-injection` feature.
+//! What a contained fault of a thread costs for good: little memory, no thread, and not the weights. Needs the `fault-injection` feature.
 #![cfg(feature = "fault-injection")]
 
 mod support;
 
-use llamapen::{Fault, Request, State, Status, SupervisorConfig, TaintPolicy};
+use llamapen::{Fault, Isolation, Request, State, Status, SupervisorConfig, TaintPolicy};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use support::{child, read};
@@ -65,7 +65,8 @@ fn child() {
         .with_restarts(1000, Duration::from_secs(3600))
         .with_breaker_failures(1000)
         .with_backoff(Duration::from_millis(1), Duration::from_millis(1));
-    let supervisor = support::start_with(&support::config().with_threads(2), config);
+    let engine = support::config().with_isolation(Isolation::Thread).with_threads(2);
+    let supervisor = support::start_with(&engine, config);
     let goes_on = ask.faults > 1 || ask.taint == TaintPolicy::Continue || ask.fault == Fault::Abort;
     let threads = support::threads();
     let fault = || {

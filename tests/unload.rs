@@ -5,6 +5,7 @@ mod support;
 use llamapen::{Event, Failed, Next, Request, State, Status, Supervisor, SupervisorConfig, TokenStream, prepare};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use support::traces::memory;
 use support::{LONG, brief, child, greedy, keep_asking, read, words};
 
 fn one_slot() -> Supervisor {
@@ -21,13 +22,6 @@ fn state(supervisor: &Supervisor) -> State {
     supervisor.health().unwrap().state
 }
 
-/// Of this process in bytes: `RssAnon` (what is no file's), or `RssFile` (weights that are mapped, among others).
-fn memory(kind: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(kind)).unwrap();
-    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-}
-
 fn maps_the_model() -> bool {
     let name = support::model().file_name().unwrap().to_string_lossy().into_owned();
     std::fs::read_to_string("/proc/self/maps").unwrap().contains(&name)
@@ -40,19 +34,19 @@ fn child() {
     let mmap: bool = child::asked();
     let engine = prepare(&support::config().with_slots(2).with_mmap(mmap)).unwrap();
     let large = engine.memory().host().weights + engine.memory().host().cache;
-    let before = memory("RssAnon");
+    let before = memory("RssAnon:");
     let supervisor = Supervisor::start(engine, SupervisorConfig::default()).unwrap();
     let mut cycles = Vec::new();
     for _ in 0..4 {
         supervisor.wake().unwrap();
         assert!(supervisor.wait_ready(Some(LONG)).unwrap());
         read(supervisor.submit(greedy(words(1, 600)).with_max_tokens(4)).unwrap()).unwrap();
-        let loaded = memory("RssAnon") - before;
-        assert_eq!(maps_the_model(), mmap);
+        let loaded = memory("RssAnon:") - before;
+        assert_eq!(maps_the_model(), mmap && !support::in_processes());
         assert!(supervisor.unload(Some(LONG)).unwrap());
         assert!(!maps_the_model());
         assert_eq!(supervisor.health().unwrap().workers[0].memory_bytes, 0);
-        cycles.push((loaded, memory("RssAnon").saturating_sub(before)));
+        cycles.push((loaded, memory("RssAnon:").saturating_sub(before)));
     }
     child::answer(&(large, cycles));
 }

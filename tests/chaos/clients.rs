@@ -2,7 +2,7 @@
 
 use crate::kinds::{Kind, choose};
 use crate::table::{OfKind, Readiness, Seen};
-use crate::{load, overrides, start, support};
+use crate::{load, start, support};
 use llamapen::{EngineConfig, Event, Next, Request, Supervisor, SupervisorConfig};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,25 +13,25 @@ const REQUESTS: usize = 24;
 
 pub struct Pool {
     pub supervisor: Arc<Supervisor>,
-    name: String,
+    pub name: String,
     requests: Vec<Request>,
     /// Their tokens, undisturbed.
     answers: Vec<Vec<i32>>,
     clients: usize,
-    kinds: &'static [Kind],
-    fired: AtomicU32,
+    kinds: Vec<Kind>,
+    pub fired: Arc<AtomicU32>,
 }
 
 impl Pool {
-    pub fn new(engine: &EngineConfig, clients: usize, kinds: &'static [Kind]) -> Self {
+    pub fn new(engine: &EngineConfig, config: SupervisorConfig, clients: usize, kinds: Vec<Kind>) -> Self {
         let requests = load::requests(REQUESTS);
         let undisturbed = start(engine, SupervisorConfig::default().with_max_stall(Duration::from_secs(60)));
         let streams: Vec<_> = requests.iter().map(|request| undisturbed.submit(request.clone()).unwrap()).collect();
         let answers = streams.into_iter().map(|stream| support::read(stream).unwrap().tokens).collect();
         drop(undisturbed);
-        let supervisor = Arc::new(start(engine, overrides()));
+        let supervisor = Arc::new(start(engine, config));
         let name = supervisor.engine().pool_id().to_owned();
-        Self { supervisor, name, requests, answers, clients, kinds, fired: AtomicU32::new(0) }
+        Self { supervisor, name, requests, answers, clients, kinds, fired: Arc::default() }
     }
 
     pub fn restarts(&self) -> u32 {
@@ -40,13 +40,11 @@ impl Pool {
 }
 
 /// Until as many faults have fired in each pool as it is to have.
-pub fn run(pools: &[Pool], quotas: [u32; 2], seed: u64, ready: &Readiness) -> Seen {
-    let seen = Mutex::new(Seen::default());
+pub fn run(pools: &[Pool], quotas: [u32; 2], seed: u64, ready: &Readiness, seen: &Mutex<Seen>) {
     std::thread::scope(|scope| {
         for (pool, quota) in pools.iter().zip(quotas) {
             for client in 0..pool.clients {
                 let mut random = fastrand::Rng::with_seed(seed ^ (client as u64) << 32 ^ u64::from(quota));
-                let seen = &seen;
                 scope.spawn(move || {
                     while pool.fired.load(Ordering::Relaxed) < quota {
                         ask(pool, &mut random, ready, seen);
@@ -55,7 +53,6 @@ pub fn run(pools: &[Pool], quotas: [u32; 2], seed: u64, ready: &Readiness) -> Se
             }
         }
     });
-    seen.into_inner().unwrap()
 }
 
 /// What a stream went through.
@@ -77,7 +74,7 @@ fn ask(pool: &Pool, random: &mut fastrand::Rng, ready: &Readiness, seen: &Mutex<
     let i = random.usize(0..pool.requests.len());
     let mut request = pool.requests[i].clone();
     // Half of those that run are bystanders.
-    let kind = random.bool().then(|| choose(pool.kinds, random));
+    let kind = random.bool().then(|| choose(&pool.kinds, random));
     let after = random.u32(1..request.max_tokens.unwrap());
     if let Some(kind) = kind {
         request = request.with_fault(kind.fault).with_fault_after(after);

@@ -1,5 +1,6 @@
 //! The kinds of faults, and by what the reason of a restart tells them.
 
+use crate::support::in_processes;
 use llamapen::Fault;
 
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +22,7 @@ const fn seldom(name: &'static str, fault: Fault, says: &'static str) -> Kind {
 }
 
 /// On the thread that decodes.
-pub const DECODING: &[Kind] = &[
+const DECODING: &[Kind] = &[
     kind("panic", Fault::Panic, "injected panic"),
     kind("exception out of the shim", Fault::CppException, "injected C++ exception"),
     kind("exception out of a graph", Fault::Exception, "injected C++ exception"),
@@ -39,7 +40,7 @@ pub const DECODING: &[Kind] = &[
 ];
 
 /// On a compute thread.
-pub const COMPUTE: &[Kind] = &[
+const COMPUTE: &[Kind] = &[
     kind("exception, compute", Fault::ComputeException, "on a compute thread"),
     kind("std::bad_alloc, compute", Fault::ComputeBadAlloc, "on a compute thread"),
     kind("abort, compute", Fault::ComputeAbort, "on a compute thread"),
@@ -53,7 +54,31 @@ pub const COMPUTE: &[Kind] = &[
     seldom("endless loop, compute", Fault::ComputeEndlessLoop, "stall"),
 ];
 
-pub fn choose(kinds: &'static [Kind], random: &mut fastrand::Rng) -> &'static Kind {
+/// What only processes contain, and what only they can do to themselves.
+const OF_A_PROCESS: &[Kind] = &[
+    kind("SIGKILL", Fault::Killed, "SIGKILL"),
+    kind("exit", Fault::Exited, "exit code 7"),
+    kind("bytes that are no message", Fault::Garbage, "makes no sense"),
+    kind("half a message", Fault::HalfMessage, "makes no sense"),
+    kind("write in the critical section", Fault::CriticalWrite, "SIGSEGV"),
+    kind("abort in the critical section", Fault::CriticalAbort, "SIGABRT"),
+    kind("write inside malloc", Fault::MallocWrite, "SIGSEGV"),
+    kind("broken heap", Fault::HeapCorruption, "SIGABRT"),
+    seldom("memory without end", Fault::EndlessMemory, "memory"),
+    seldom("SIGSTOP", Fault::Stopped, "stall"),
+];
+
+/// For workers whose own threads decode.
+pub fn decoding() -> Vec<Kind> {
+    [DECODING, if in_processes() { OF_A_PROCESS } else { &[] }].concat()
+}
+
+/// For workers with a compute thread.
+pub fn compute() -> Vec<Kind> {
+    COMPUTE.to_vec()
+}
+
+pub fn choose<'a>(kinds: &'a [Kind], random: &mut fastrand::Rng) -> &'a Kind {
     let mut n = random.u32(0..kinds.iter().map(|kind| kind.weight).sum());
     let chosen = kinds.iter().find(|kind| {
         let here = n < kind.weight;

@@ -1,6 +1,6 @@
 //! A fault that a request asks for, and what has to come of it.
 
-use crate::support::{self, LONG, read};
+use crate::support::{self, LONG, in_processes, read};
 use llamapen::{
     CrashReason, Failed, Fault, Request, State, Status, Supervisor, SupervisorConfig, TaintPolicy, TokenStream,
 };
@@ -50,12 +50,14 @@ impl Case {
         Self { fault, message, reason, bare, stall_limit: None }
     }
 
-    /// Shows it. The calling test runs again in a child process, where this function does the work.
+    /// Shows it. The calling test runs again in a child process, where this function does the work. Workers that are processes
+    /// need no handlers in their host.
     pub fn show(&self, test: &str) {
         match role().as_deref() {
             None => {
                 succeeds(&run(test, "contained"));
                 match self.bare {
+                    _ if in_processes() => {}
                     Bare::Dies(signal) => dies(&run(test, "bare"), signal),
                     Bare::Contained => succeeds(&run(test, "contained without handlers")),
                     Bare::Hangs => {}
@@ -82,9 +84,9 @@ impl Case {
     /// Twice, so that what is left of the first does not trouble the second.
     fn contained(&self, handlers: bool) {
         let supervisor = start(self.config().with_contain_faults(handlers));
-        assert_eq!(supervisor.health().unwrap().contains_faults, handlers);
+        assert_eq!(supervisor.health().unwrap().contains_faults, handlers && !in_processes());
         let before = read(supervisor.submit(plain()).unwrap()).unwrap();
-        let threads = support::threads();
+        let held = support::held();
         for round in 1..=2 {
             let failed = failed_with_its_worker(supervisor.submit(faulty(self.fault)).unwrap());
             assert!(failed.message.contains(self.message), "{failed:?}");
@@ -93,11 +95,17 @@ impl Case {
             let health = supervisor.health().unwrap();
             let crash = health.workers[0].last_crash.as_ref().unwrap();
             assert_eq!((crash.reason, health.workers[0].restarts, health.state), (self.reason, round, State::Ready));
-            assert_eq!(health.tainted, self.reason == CrashReason::Signal);
-            support::eventually("the dead threads are gone", || support::threads() <= threads);
+            assert_eq!(health.tainted, taints(self.reason));
+            assert_eq!(crash.exit.is_some(), in_processes());
+            support::holds_at_most(held);
         }
         stops(&supervisor);
     }
+}
+
+/// Whether this process may have been damaged.
+pub fn taints(reason: CrashReason) -> bool {
+    reason == CrashReason::Signal && !in_processes()
 }
 
 /// A request whose answer is always the same.

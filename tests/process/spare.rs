@@ -1,18 +1,8 @@
 //! A child in reserve.
 
-use crate::support::{self, read};
+use crate::support::{self, children, read};
 use crate::{config, engine, faulty, is_there, plain};
 use llamapen::{EngineConfig, Fault, Status, prepare};
-
-/// Children of this process's that are workers.
-fn children() -> Vec<u32> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
-    let mut children: Vec<u32> =
-        lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect();
-    children.sort_unstable();
-    children
-}
 
 #[test]
 fn it_takes_the_place_of_one_that_dies() {

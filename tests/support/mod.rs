@@ -168,6 +168,26 @@ pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
 }
 
+/// Children of this process, dead ones that nobody has waited for among them.
+pub fn children() -> Vec<u32> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
+    let mut children: Vec<u32> =
+        lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect();
+    children.sort_unstable();
+    children
+}
+
+/// What this process holds of the system's: threads, descriptors and children.
+pub fn held() -> [usize; 3] {
+    [threads(), descriptors(), children().len()]
+}
+
+/// Waits until this process holds no more of anything.
+pub fn holds_at_most(most: [usize; 3]) {
+    eventually("what the dead held is given back", || held().iter().zip(most).all(|(now, most)| *now <= most));
+}
+
 /// What [`hub_cache`] calls the real model.
 pub const HUB_REFERENCE: &str = "hf:HuggingFaceTB/SmolLM2/SmolLM2.Q4_1.gguf";
 

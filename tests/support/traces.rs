@@ -65,8 +65,18 @@ pub fn peak_and_resident() -> (u64, u64) {
 
 /// Memory that another process has now, in bytes; 0 if it is gone.
 pub fn resident_of(pid: u32) -> u64 {
+    memory_of(pid, "VmRSS:")
+}
+
+/// Memory of this process and its children in bytes: `RssAnon:` (what is no file's), or `RssFile:` (weights that are mapped,
+/// among others).
+pub fn memory(kind: &str) -> u64 {
+    [std::process::id()].into_iter().chain(super::children()).map(|pid| memory_of(pid, kind)).sum()
+}
+
+fn memory_of(pid: u32, kind: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    let line = status.lines().find_map(|line| line.strip_prefix(kind)?.trim().strip_suffix(" kB"));
     line.map_or(0, |kib| kib.parse::<u64>().unwrap() * 1024)
 }
 
