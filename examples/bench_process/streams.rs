@@ -41,8 +41,10 @@ pub fn measure(options: &Options) -> Result<Value, Box<dyn Error>> {
         .into())
 }
 
+type Tokens = Vec<i32>;
+
 /// Tokens per second, and the tokens of each stream.
-fn run(supervisor: &Supervisor, requests: Vec<Request>) -> Result<(Value, Vec<Vec<i32>>), Box<dyn Error>> {
+fn run(supervisor: &Supervisor, requests: Vec<Request>) -> Result<(Value, Vec<Tokens>), Box<dyn Error>> {
     let start = Instant::now();
     let streams = requests.into_iter().map(|request| supervisor.submit(request)).collect::<Result<Vec<_>, _>>()?;
     let answers = std::thread::scope(|scope| {
@@ -60,7 +62,7 @@ fn run(supervisor: &Supervisor, requests: Vec<Request>) -> Result<(Value, Vec<Ve
     Ok((result, answers.into_iter().map(|(tokens, _)| tokens).collect()))
 }
 
-fn read(stream: TokenStream) -> Result<(Vec<i32>, Vec<Instant>), String> {
+fn read(stream: TokenStream) -> Result<(Tokens, Vec<Instant>), String> {
     let (mut tokens, mut times) = (Vec::new(), Vec::new());
     for event in stream {
         match event {
