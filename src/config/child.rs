@@ -30,7 +30,7 @@ pub enum Sandbox {
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct ChildConfig {
-    /// What each may do. Default: `off`.
+    /// What each may do. `strict` is refused for workers that are threads: nothing confines those. Default: `off`.
     pub sandbox: Sandbox,
     /// Bytes of memory that each may have, at least 16777216. A control group holds it to that where one can be made, and
     /// counts what it has read of the model's file, which is given back when memory is short; elsewhere `RLIMIT_DATA`

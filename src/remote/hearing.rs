@@ -184,6 +184,7 @@ impl Hearing {
         if let Some(difference) = Build::of_this().differs(theirs) {
             return Err(WorkerFault::new(CrashReason::LoadFailed, difference).with_status(Status::Unsupported));
         }
+        self.link.standing().greeted = true;
         if let Some(start) = self.start.take() {
             let sent = self.link.send(&ToChild::Start(Box::new(start)), None);
             sent.map_err(|e| WorkerFault::new(CrashReason::LoadFailed, format!("telling it what to run: {e}")))?;

@@ -30,6 +30,8 @@ pub(crate) struct Link {
 
 pub(super) struct Standing {
     pub phase: Phase,
+    /// It has said who it is.
+    pub greeted: bool,
     /// Why it is ended by force.
     pub why: Option<WorkerFault>,
     /// What it said last: that it ends, in order or not.
@@ -58,6 +60,7 @@ impl Link {
             connected: OnceLock::new(),
             standing: Mutex::new(Standing {
                 phase: Phase::Starting,
+                greeted: false,
                 why: None,
                 said: None,
                 told: false,

@@ -22,13 +22,15 @@ use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
 
 /// How often a stand-in that has nothing to do looks whether it is to end.
 const IDLE: Duration = Duration::from_millis(500);
 /// The same while its child loads, or some of its slots are free: other things than a change of the queue matter then.
 const SOON: Duration = Duration::from_millis(20);
+/// How long a program may take to say that it is a worker: it has done nothing by then but start.
+const GREETS: Duration = Duration::from_secs(30);
 /// Bytes that may wait for a child that does not read.
 const BACKLOG: u64 = 64 << 20;
 /// How much sooner than its host a child is killed when memory runs out: it can be started again.
@@ -219,6 +221,7 @@ impl StandIn {
 
     /// Until it is over.
     fn feed(&self) {
+        let began = Instant::now();
         loop {
             let standing = self.link.standing();
             if standing.phase == Phase::Over {
@@ -230,7 +233,8 @@ impl StandIn {
                 self.link.is_over_within(HEARS_SOON);
                 return;
             }
-            let (phase, seat) = (standing.phase, self.seat.lock().clone());
+            let (phase, greeted) = (standing.phase, standing.greeted || began.elapsed() < GREETS);
+            let seat = self.seat.lock().clone();
             if self.remote.queue.sends_home() {
                 drop(standing);
                 return self.send_home(phase);
@@ -243,7 +247,10 @@ impl StandIn {
                 (Phase::Ready, None) => self.link.wait(standing, IDLE),
                 _ => {
                     self.link.wait(standing, SOON);
-                    if !(self.remote.loading)(None) {
+                    if !greeted {
+                        let why = "it does not say who it is: is it a llamapen-worker?";
+                        self.link.condemn(WorkerFault::new(CrashReason::Protocol, why));
+                    } else if !(self.remote.loading)(None) {
                         self.link.condemn(self.cancelled());
                     }
                 }

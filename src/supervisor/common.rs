@@ -1,7 +1,7 @@
 //! What outlasts an engine: a reload puts another one in its place, and all of this stays.
 
 use super::gate::Gate;
-use crate::config::{Isolation, SupervisorConfig, TaintPolicy};
+use crate::config::{Isolation, Sandbox, SupervisorConfig, TaintPolicy};
 use crate::error::{Error, Result};
 use crate::isolation::child::{self, Located};
 use crate::process::Process;
@@ -18,6 +18,7 @@ pub(super) struct Common {
     pub taint: TaintPolicy,
     /// How worker processes are started; or why they cannot be.
     worker: Result<Arc<Located>, String>,
+    sandbox: Sandbox,
     process: Process,
 }
 
@@ -40,6 +41,7 @@ impl Common {
             tainted: AtomicBool::new(false),
             taint,
             worker,
+            sandbox: config.child.sandbox,
             process: Process::current(),
         })
     }
@@ -47,6 +49,11 @@ impl Common {
     /// Refuses an engine whose workers cannot be started.
     pub(super) fn check_isolation(&self, isolation: Isolation) -> Result<()> {
         match (&self.worker, isolation) {
+            // Silently confining nothing would be the worst answer.
+            (_, Isolation::Thread) if self.sandbox == Sandbox::Strict => Err(Error::invalid(
+                "child.sandbox",
+                "\"strict\" confines worker processes, and this engine's workers are threads; prepare it with isolation \"process\"",
+            )),
             (Err(why), Isolation::Process) => {
                 Err(Error::Unsupported(format!("isolation: \"process\" needs a worker process: {why}")))
             }

@@ -37,6 +37,15 @@ fn in_a_sandbox_it_can_compute_and_nothing_else() {
     });
 }
 
+#[test]
+fn threads_cannot_be_confined_and_nobody_says_that_they_are() {
+    let engine = llamapen::prepare(&engine().with_isolation(llamapen::Isolation::Thread)).unwrap();
+    let config = config().with_child(ChildConfig::default().with_sandbox(Sandbox::Strict));
+    let error = llamapen::Supervisor::start(engine, config).err().unwrap();
+    assert_eq!(error.status(), llamapen::Status::InvalidParams);
+    assert!(error.to_string().starts_with("child.sandbox: "), "{error}");
+}
+
 /// By a control group where one can be made, else by a limit of the process.
 #[test]
 fn it_dies_of_its_memory_limit_and_the_host_does_not() {
