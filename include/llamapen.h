@@ -580,9 +580,8 @@ int32_t llamapen_preflight(const char *config,
  * for "load_stall_limit_ms" (600000) is ended.
  *
  * "child": how workers that are child processes are run: {"sandbox" ("off"; "strict": it opens no file but the model's, and
- * reaches no network, starts no program and sees no other process, by Landlock and seccomp where the kernel has them. Threads
- * are not confined),
- * "memory_limit_bytes" (none; at least 16777216), "cpus" (numbers of those that it may run on; those of the host), "nice" (added
+ * reaches no network, starts no program and sees no other process, by Landlock and seccomp where the kernel has them; refused
+ * where workers are threads), "memory_limit_bytes" (none; at least 16777216), "cpus" (numbers of those that it may run on; those of the host), "nice" (added
  * to the host's, -20 to 19; 0), "worker" (path of the llamapen-worker to start; it is looked for), "pid_dir" and "log_dir"
  * (existing directories for files with the processes' numbers, and with what they print; none), "stop_grace_ms" (how long one
  * that was told to end has for it, 0 to 600000; 5000)}. Where none can be started, because llamapen is linked statically and there

@@ -52,7 +52,7 @@ class Supervisor:
 
         ``child``: how workers that are child processes are run, a dictionary: ``sandbox`` (``"off"``; ``"strict"``: it opens
         no file but the model's, and reaches no network, starts no program and sees no other process, by Landlock and seccomp
-        where the kernel has them; the health says so. Threads are not confined), ``memory_limit_bytes`` (none; at least 16777216), ``cpus`` (numbers
+        where the kernel has them; the health says so. Refused for threads), ``memory_limit_bytes`` (none; at least 16777216), ``cpus`` (numbers
         of those that it may run on; this process's), ``nice`` (added to this process's, -20 to 19; 0), ``worker`` (path of the
         llamapen-worker to start; default: the library starts itself), ``pid_dir`` and ``log_dir`` (existing directories for
         files with the processes' numbers, and with what they print; none), ``stop_grace_ms`` (how long one that was told to
