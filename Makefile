@@ -11,7 +11,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo crash-demo chaos test bench bench-batching bench-health bench-prepare bench-process fuzz loom sanitize deps model vendor clean
+.PHONY: help demo crash-demo chaos test test-all bench bench-batching bench-health bench-prepare bench-process fuzz loom sanitize deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -34,6 +34,9 @@ chaos: deps ## A thousand faults at random under load on each tier, then as ship
 
 test: ## Every test; ends with "N passed, N failed"
 	@$(PYTHON) scripts/test.py
+
+test-all: ## The same, and on both tiers also what should be alike there (ten minutes more)
+	@$(PYTHON) scripts/test.py --all
 
 bench: deps ## Speed beside a plain llama.cpp loop, idle and with a busy host (minutes)
 	@$(PYTHON) scripts/bench.py

@@ -23,9 +23,11 @@ from common import ROOT, VENV, VENV_PYTHON, cargo_metadata, target_dir
 from process import run
 
 FAULTS = ["--features", "fault-injection"]
-# Where the tier matters. Left out is what starts no worker, and what is of one tier alone (locks, reclaim, panic_abort; process).
-ON_BOTH_TIERS = """allocations batching breaker chaos context_shift deadlines determinism drain faults fork generate handoff
-    many memory modes parity queue reload resume sampling self_test soak speculation telemetry unload watcher""".split()
+# Where the tier matters: these run a second time, with processes. What is of one tier alone is not among them.
+ON_BOTH_TIERS = """batching breaker chaos context_shift deadlines drain faults fork generate handoff queue reload resume self_test
+    telemetry unload watcher""".split()
+# Where it should not: the loop and what it computes are the same. With --all these run a second time, too.
+ALIKE = "allocations determinism many memory modes parity sampling soak speculation".split()
 # In those programs, tests of threads alone.
 OF_THREADS = ["taint::", "without_the_handlers"]
 # Decimal megabytes, as the registry counts.
@@ -35,8 +37,9 @@ PACKAGE_LIMIT = 10_000_000
 class Tally:
     """Counts one suite's tests."""
 
-    def __init__(self):
+    def __init__(self, everything=False):
         self.passed = self.failed = 0
+        self.everything = everything
 
     def test(self, good, what):
         """A test that this script itself decides."""
@@ -71,7 +74,8 @@ def rust(tally):
 
 def tiers(tally):
     """The supervisor's tests again, with workers that are processes. What they show is the same, or differs as they say."""
-    programs = [part for name in ON_BOTH_TIERS for part in ("--test", name)]
+    names = ON_BOTH_TIERS + (ALIKE if tally.everything else [])
+    programs = [part for name in names for part in ("--test", name)]
     skips = [part for name in OF_THREADS for part in ("--skip", name)]
     libtest(tally, ["cargo", "test", "--no-fail-fast", *programs, *FAULTS, "--", *skips], tier="process")
 
@@ -200,9 +204,9 @@ def setup():
         os.environ["LLAMAPEN_SYNTHETIC_MODELS"] = str(synthetic.folder())
 
 
-def run_suite(suite):
+def run_suite(suite, everything):
     """Its counts; whatever goes wrong in it is one failed test of it."""
-    tally = Tally()
+    tally = Tally(everything)
     print(f"\n=== {suite.__name__}", flush=True)
     try:
         suite(tally)
@@ -222,6 +226,7 @@ def main():
     names = [suite.__name__ for suite in SUITES]
     parser = argparse.ArgumentParser(description="Runs the tests.")
     parser.add_argument("--only", choices=names, help="run one suite")
+    parser.add_argument("--all", action="store_true", help="on both tiers also what is alike there (ten minutes more)")
     parser.add_argument("--list", action="store_true", help="name the suites")
     options = parser.parse_args()
     if options.list:
@@ -239,7 +244,7 @@ def main():
         prepared.test(False, error.code)
     results = []
     if prepared.failed == 0:
-        results = [(s.__name__, run_suite(s)) for s in SUITES if options.only in (None, s.__name__)]
+        results = [(s.__name__, run_suite(s, options.all)) for s in SUITES if options.only in (None, s.__name__)]
 
     print("\n=== summary")
     for name, tally in results:
