@@ -286,6 +286,8 @@ impl WorkerState {
 
     /// The number of the life that begins.
     pub(crate) fn begin_life(&self) -> u64 {
+        // A cancel may have met one that was dead already.
+        self.piece_is_over();
         let mut running = self.running.lock();
         running.life += 1;
         running.life
@@ -333,8 +335,45 @@ impl WorkerState {
 
     /// Ends the life, and gives the requests that were running in it.
     pub(crate) fn take_jobs(&self) -> Vec<Arc<Job>> {
-        let mut running = self.running.lock();
-        running.life += 1;
-        std::mem::take(&mut running.jobs)
+        let jobs = {
+            let mut running = self.running.lock();
+            running.life += 1;
+            std::mem::take(&mut running.jobs)
+        };
+        // Whoever ends them from now on is not to end a decode of the next life.
+        jobs.iter().for_each(|job| job.runs_in(None));
+        jobs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Request;
+    use crate::event::Failed;
+    use crate::status::Status;
+    use crate::telemetry::Telemetry;
+    use std::sync::Weak;
+
+    /// The thread that decoded its prompt was ended, and never said that the piece is over.
+    #[test]
+    fn the_end_of_a_request_whose_worker_died_ends_no_decode_of_the_next_life() {
+        let telemetry = Arc::new(Telemetry::new(Default::default(), 1, Arc::default()));
+        let state = Arc::new(WorkerState::new(telemetry.workers[0].clone()));
+        let job = |id| Arc::new(Job::new(id, Request::prompt("a"), Some(0), Weak::new(), telemetry.clone()));
+        let (failed, cancelled) = (job(0), job(1));
+        for (job, cancelled) in [(failed, false), (cancelled, true)] {
+            let life = state.begin_life();
+            assert!(state.add(life, job.clone()));
+            std::mem::forget(job.prefilling(&state));
+            if cancelled {
+                job.cancel().unwrap();
+                assert_eq!(state.abort.load(Ordering::Relaxed), CANCEL_PIECE);
+            }
+            assert_eq!(state.take_jobs().len(), 1);
+            job.fail(Failed::new(Status::WorkerReset, "it died"));
+            state.begin_life();
+            assert_eq!(state.abort.load(Ordering::Relaxed), GO_ON, "cancelled: {cancelled}");
+        }
     }
 }
