@@ -73,53 +73,14 @@ impl Default for ChildConfig {
 }
 
 impl ChildConfig {
-    /// Sets [`sandbox`](Self::sandbox).
-    #[must_use]
-    pub fn with_sandbox(mut self, sandbox: Sandbox) -> Self {
-        self.sandbox = sandbox;
-        self
-    }
-
-    /// Sets [`memory_limit_bytes`](Self::memory_limit_bytes).
-    #[must_use]
-    pub fn with_memory_limit_bytes(mut self, bytes: Option<u64>) -> Self {
-        self.memory_limit_bytes = bytes;
-        self
-    }
-
-    /// Sets [`cpus`](Self::cpus).
-    #[must_use]
-    pub fn with_cpus(mut self, cpus: impl Into<Vec<u32>>) -> Self {
-        self.cpus = cpus.into();
-        self
-    }
-
-    /// Sets [`nice`](Self::nice).
-    #[must_use]
-    pub fn with_nice(mut self, added: i32) -> Self {
-        self.nice = added;
-        self
-    }
-
-    /// Sets [`worker`](Self::worker).
-    #[must_use]
-    pub fn with_worker(mut self, program: impl Into<PathBuf>) -> Self {
-        self.worker = Some(program.into());
-        self
-    }
-
-    /// Sets [`pid_dir`](Self::pid_dir).
-    #[must_use]
-    pub fn with_pid_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.pid_dir = Some(dir.into());
-        self
-    }
-
-    /// Sets [`log_dir`](Self::log_dir).
-    #[must_use]
-    pub fn with_log_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.log_dir = Some(dir.into());
-        self
+    setters! {
+        with_sandbox, sandbox: Sandbox => sandbox;
+        with_memory_limit_bytes, memory_limit_bytes: Option<u64> => memory_limit_bytes;
+        with_cpus, cpus: impl Into<Vec<u32>> => cpus.into();
+        with_nice, nice: i32 => nice;
+        with_worker, worker: impl Into<PathBuf> => Some(worker.into());
+        with_pid_dir, pid_dir: impl Into<PathBuf> => Some(pid_dir.into());
+        with_log_dir, log_dir: impl Into<PathBuf> => Some(log_dir.into());
     }
 
     /// Sets [`stop_grace_ms`](Self::stop_grace_ms).

@@ -206,17 +206,6 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
     deserializer.deserialize_any(OneOrMany)
 }
 
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident, $field:ident: $type:ty => $value:expr;)*) => {$(
-        #[doc = concat!("Sets [`", stringify!($field), "`](Self::", stringify!($field), ").")]
-        #[must_use]
-        pub fn $name(mut self, $field: $type) -> Self {
-            self.$field = $value;
-            self
-        }
-    )*};
-}
-
 impl EngineConfig {
     /// A configuration for the GGUF file at `model`, everything else left to `prepare`.
     pub fn new(model: impl Into<PathBuf>) -> Self {

@@ -2,6 +2,18 @@
 //!
 //! As JSON, unknown keys are refused by name, so that a misspelt option never silently does nothing.
 
+/// Builder methods of a configuration: each sets one field.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident, $field:ident: $type:ty => $value:expr;)*) => {$(
+        #[doc = concat!("Sets [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+        #[must_use]
+        pub fn $name(mut self, $field: $type) -> Self {
+            self.$field = $value;
+            self
+        }
+    )*};
+}
+
 mod child;
 mod engine;
 mod flags;
