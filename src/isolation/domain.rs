@@ -2,6 +2,7 @@
 //!
 //! Safe wrapper of `pen/pen.h`, where the work is done: what runs in signal handlers and in the middle of ggml is C.
 
+use super::signal_name;
 use crate::native::sys;
 use std::ffi::{CStr, c_void};
 use std::fmt;
@@ -165,13 +166,7 @@ fn micros(time: Duration) -> u32 {
 }
 
 fn signal_text(fault: &sys::lp_fault) -> String {
-    let name = match fault.signal {
-        libc::SIGSEGV => "SIGSEGV",
-        libc::SIGBUS => "SIGBUS",
-        libc::SIGFPE => "SIGFPE",
-        libc::SIGILL => "SIGILL",
-        _ => "signal",
-    };
+    let name = signal_name(fault.signal).unwrap_or("signal");
     let place = if fault.pc == 0 { String::new() } else { format!(", at {:#x} in the engine", fault.pc) };
     format!("{name} ({}), address {:#x}{place}", fault.signal, fault.address)
 }

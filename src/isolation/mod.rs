@@ -8,9 +8,11 @@ pub(crate) mod ipc;
 #[cfg(panic = "abort")]
 mod panic;
 mod remains;
+mod signal;
 pub(crate) mod thread;
 
 pub(crate) use domain::{FaultKind, handlers_installed, install_handlers};
 #[cfg(feature = "fault-injection")]
 pub(crate) use domain::{Injected, Place, arm};
 pub(crate) use remains::Remains;
+pub(crate) use signal::signal_name;

@@ -9,12 +9,11 @@ use crate::isolation::ipc::{Blob, Outlet, Reader};
 use crate::isolation::thread::{self, Death};
 use crate::isolation::{confine, install_handlers};
 use crate::job::Job;
-use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
 use crate::supervisor::Queue;
 use crate::telemetry::Telemetry;
-use crate::worker::{Snapshot, SnapshotPolicy, Worker, WorkerFault, WorkerState};
+use crate::worker::{Snapshot, SnapshotPolicy, Worker, WorkerFault, WorkerState, load};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
@@ -92,7 +91,11 @@ fn begin(start: Start, host: &Arc<Host>) -> Result<Running, WorkerFault> {
         move || {
             #[cfg(feature = "fault-injection")]
             crate::supervisor::arm_load(fault);
-            let model = Arc::new(load(&prepared, &host)?);
+            let told = |progress| {
+                host.say_now(&ToHost::Loading(progress));
+                true
+            };
+            let model = Arc::new(load(&prepared, told).map_err(|e| WorkerFault::not_loaded(&e))?);
             host.say_now(&ToHost::Loaded(report));
             #[cfg(feature = "fault-injection")]
             crate::supervisor::arm_worker(fault, restarts);
@@ -118,24 +121,6 @@ fn begin(start: Start, host: &Arc<Host>) -> Result<Running, WorkerFault> {
     };
     thread::spawn("llamapen-work".into(), work, end).map_err(|e| internal(&e))?;
     Ok(running)
-}
-
-fn load(engine: &PreparedEngine, host: &Host) -> Result<Model, WorkerFault> {
-    let not_loaded = |error: NativeError| {
-        let status = match error.status {
-            NativeStatus::OutOfMemory => Status::OutOfMemory,
-            _ => Status::LoadFailed,
-        };
-        let message = format!("loading {}: {error}", engine.model().display());
-        WorkerFault::new(CrashReason::LoadFailed, message).with_status(status)
-    };
-    native::init_backend().map_err(not_loaded)?;
-    let params = LoadParams { use_mmap: engine.use_mmap(), use_mlock: engine.use_mlock() };
-    let told = |progress| {
-        host.say_now(&ToHost::Loading(progress));
-        true
-    };
-    Model::load(engine.model(), &params, told).map_err(not_loaded)
 }
 
 /// Does what the host says, until it is gone.

@@ -6,6 +6,7 @@ use super::stand_in::{Heard, Remote, Seat};
 use crate::crash::{ChildExit, CrashReason};
 use crate::isolation::child::{Exit, Launched, why_not_started};
 use crate::isolation::confine::{MemoryGroup, kernel_oom_kills};
+use crate::isolation::signal_name;
 use crate::worker::WorkerFault;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -123,18 +124,4 @@ fn how(exit: Option<Exit>) -> String {
         Some(Exit::Unknown) => "nobody knows how: the host ignores SIGCHLD, or waits for all children".into(),
         None => "it was killed, and the system has not let go of it yet".into(),
     }
-}
-
-fn signal_name(number: i32) -> Option<&'static str> {
-    Some(match number {
-        libc::SIGSEGV => "SIGSEGV",
-        libc::SIGBUS => "SIGBUS",
-        libc::SIGFPE => "SIGFPE",
-        libc::SIGILL => "SIGILL",
-        libc::SIGABRT => "SIGABRT",
-        libc::SIGKILL => "SIGKILL",
-        libc::SIGTERM => "SIGTERM",
-        libc::SIGSYS => "SIGSYS",
-        _ => return None,
-    })
 }

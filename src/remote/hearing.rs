@@ -247,7 +247,7 @@ fn forget_if_ended(job: &Job) {
 mod tests {
     use super::super::ending::Memory;
     use super::*;
-    use crate::config::{ChildConfig, KvType};
+    use crate::config::KvType;
     use crate::event::{Failed, FinishReason, Finished, Timings, Usage};
     use crate::isolation::child::{LaunchOptions, launch, locate};
     use crate::isolation::confine::ConfinementReport;
@@ -255,7 +255,7 @@ mod tests {
     use crate::supervisor::Queue;
     use crate::telemetry::Telemetry;
     use crate::worker::SnapshotPolicy;
-    use crate::{EngineConfig, Isolation, QueueFullPolicy, Request};
+    use crate::{EngineConfig, Isolation, QueueFullPolicy, Request, SupervisorConfig};
     use std::path::Path;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -285,12 +285,8 @@ mod tests {
                 prepared,
                 queue,
                 snapshots: Arc::new(SnapshotPolicy::new(1, 1 << 20)),
-                child: ChildConfig::default(),
+                config: SupervisorConfig::default(),
                 located: located.clone(),
-                max_stall_ms: 100,
-                snapshot_tokens: 1,
-                snapshot_bytes: 1 << 20,
-                fault: None,
                 verify: false,
                 loading: Box::new(|_| true),
                 tell: Box::new({

@@ -5,9 +5,8 @@ use super::ending::{Ending, Memory};
 use super::hearing::Hearing;
 use super::link::{Handed, Link, Phase};
 use super::message::{Run, Start, ToChild};
-use crate::config::{ChildConfig, StartFault};
+use crate::config::SupervisorConfig;
 use crate::crash::CrashReason;
-use crate::error::Error;
 use crate::event::Failed;
 use crate::isolation::child::{LaunchOptions, Located, launch};
 use crate::isolation::confine::{Confinement, kernel_oom_kills, limit_memory};
@@ -69,12 +68,8 @@ pub(crate) struct Remote {
     pub prepared: Arc<PreparedEngine>,
     pub queue: Arc<Queue>,
     pub snapshots: Arc<SnapshotPolicy>,
-    pub child: ChildConfig,
+    pub config: SupervisorConfig,
     pub located: Arc<Located>,
-    pub max_stall_ms: u64,
-    pub snapshot_tokens: u32,
-    pub snapshot_bytes: u64,
-    pub fault: Option<StartFault>,
     /// Whether files are to be compared with what was prepared.
     pub verify: bool,
     /// Told how far the load is, where that has changed; false ends it.
@@ -167,21 +162,19 @@ impl StandIn {
     /// Starts the child.
     fn connect(&self) -> Result<(Hearing, Arc<Ending>), WorkerFault> {
         let remote = &self.remote;
-        let Remote { prepared, child: config, .. } = &**remote;
-        let not_started = |why: String| {
-            let fault = WorkerFault::new(CrashReason::LoadFailed, format!("starting a worker process: {why}"));
-            fault.with_status(Status::LoadFailed)
-        };
+        let Remote { prepared, config, .. } = &**remote;
+        let child = &config.child;
+        let not_started =
+            |why: String| WorkerFault::new(CrashReason::LoadFailed, format!("starting a worker process: {why}"));
         if remote.verify {
-            let stale = |e: Error| WorkerFault::new(CrashReason::LoadFailed, e.to_string()).with_status(e.status());
-            prepared.verify().map_err(stale)?;
+            prepared.verify().map_err(|e| WorkerFault::not_loaded(&e))?;
         }
         let seat = self.seat.lock().clone();
         let name = format!("llamapen-{}-{}-{}", prepared.pool_id(), prepared.replica_id(), remote.name);
         let file = |dir: &Option<PathBuf>, ending| dir.as_ref().map(|dir| dir.join(format!("{name}.{ending}")));
         let options = LaunchOptions {
-            log: file(&config.log_dir, "log"),
-            pid_file: file(&config.pid_dir, "pid"),
+            log: file(&child.log_dir, "log"),
+            pid_file: file(&child.pid_dir, "pid"),
             ..LaunchOptions::default()
         };
         let kills_before = kernel_oom_kills();
@@ -191,26 +184,26 @@ impl StandIn {
         self.link.connect(Outbox::new(ours.clone(), BACKLOG), launched.clone());
         let pid = launched.child.pid();
         let group = format!("{}-{pid}", std::process::id());
-        let (group, memory) = limit_memory(&group, config.memory_limit_bytes);
+        let (group, memory) = limit_memory(&group, child.memory_limit_bytes);
         if let Some(group) = &group {
             group.add(pid).map_err(|e| not_started(format!("its memory cannot be limited: {e}")))?;
         }
         let start = Start {
             engine: prepared.to_json(),
-            max_stall_ms: remote.max_stall_ms,
-            snapshot_tokens: remote.snapshot_tokens,
-            snapshot_bytes: remote.snapshot_bytes,
+            max_stall_ms: config.max_stall_ms,
+            snapshot_tokens: config.snapshot_tokens,
+            snapshot_bytes: config.snapshot_bytes,
             log_level: LevelFilter::current().to_string(),
             measured: seat.state.measured(),
             confinement: Confinement {
-                sandbox: config.sandbox,
+                sandbox: child.sandbox,
                 readable: prepared.files().iter().map(|file| file.path.clone().into()).collect(),
                 memory,
-                cpus: config.cpus.clone(),
-                nice: config.nice,
+                cpus: child.cpus.clone(),
+                nice: child.nice,
                 oom_score_adj: OOM_SCORE_ADJ,
             },
-            fault: remote.fault,
+            fault: config.fault,
             restarts: seat.state.restarts(),
         };
         let memory = Memory { group, kills_before };
@@ -323,7 +316,7 @@ impl StandIn {
             self.link.kill();
         }
         let _ = self.link.send(&ToChild::Stop, None);
-        let grace = Duration::from_millis(self.remote.child.stop_grace_ms);
+        let grace = Duration::from_millis(self.remote.config.child.stop_grace_ms);
         if !self.link.is_over_within(grace) {
             self.link.terminate(AFTER_TERM);
             self.link.is_over_within(HEARS_SOON);

@@ -8,11 +8,10 @@ use crate::error::{Error, Result};
 use crate::isolation::FaultKind;
 use crate::isolation::child::Located;
 use crate::isolation::thread::{self, Death};
-use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
-use crate::prepare::PreparedEngine;
+use crate::native::{self, Model};
 use crate::remote::{self, Heard, Remote, Seat};
 use crate::status::Status;
-use crate::worker::{Worker, WorkerFault, WorkerState};
+use crate::worker::{Worker, WorkerFault, WorkerState, load};
 use std::ffi::CString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,15 +48,6 @@ impl Body {
     }
 }
 
-fn not_loaded(engine: &PreparedEngine, error: &NativeError) -> Error {
-    let status = match error.status {
-        NativeStatus::Aborted => Status::Cancelled,
-        NativeStatus::OutOfMemory => Status::OutOfMemory,
-        _ => Status::LoadFailed,
-    };
-    Error::Load { status, message: format!("loading {}: {error}", engine.model().display()) }
-}
-
 pub(super) fn no_thread(error: std::io::Error) -> Error {
     Error::Internal(format!("the system gives no thread: {error}"))
 }
@@ -82,20 +72,17 @@ impl Control {
         let (shared, reports) = (self.shared.clone(), self.shared.to_control.clone());
         // The first time, `start` has looked.
         let again = self.unload.is_again();
-        let load = move || {
+        let body = move || {
             let engine = &shared.prepared;
             if again {
                 engine.verify()?;
             }
-            native::init_backend().map_err(|e| not_loaded(engine, &e))?;
             #[cfg(feature = "fault-injection")]
             super::fault::arm_load(shared.config.fault);
-            let params = LoadParams { use_mmap: engine.use_mmap(), use_mlock: engine.use_mlock() };
-            let loaded = Model::load(engine.model(), &params, |progress| shared.loading(progress));
-            loaded.map_err(|e| not_loaded(engine, &e))
+            load(engine, |progress| shared.loading(progress))
         };
         let done = move |end| drop(reports.send(Report::Loaded(end)));
-        match thread::spawn("llamapen-load".into(), load, done) {
+        match thread::spawn("llamapen-load".into(), body, done) {
             Ok(handle) => self.loader = Some(Body::Domain(handle)),
             Err(e) => self.give_up(Status::Internal, no_thread(e).to_string()),
         }
@@ -210,19 +197,14 @@ impl Control {
 
     /// A child; the `first` ones say how far the load is.
     fn remote(&self, name: String, located: Arc<Located>, first: bool) -> Remote {
-        let (shared, config) = (self.shared.clone(), &self.shared.config);
-        let reports = shared.to_control.clone();
+        let (shared, reports) = (self.shared.clone(), self.shared.to_control.clone());
         Remote {
             name,
             prepared: shared.prepared.clone(),
             queue: shared.queue.clone(),
             snapshots: shared.snapshots.clone(),
-            child: config.child.clone(),
+            config: shared.config.clone(),
             located,
-            max_stall_ms: config.max_stall_ms,
-            snapshot_tokens: config.snapshot_tokens,
-            snapshot_bytes: config.snapshot_bytes,
-            fault: config.fault,
             // The first time, `start` has looked.
             verify: !first || self.unload.is_again(),
             loading: Box::new(move |progress| match progress {

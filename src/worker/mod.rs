@@ -9,6 +9,7 @@ mod draft;
 mod exact;
 #[cfg(feature = "fault-injection")]
 mod fault;
+mod load;
 mod logprobs;
 mod pace;
 mod prefix;
@@ -21,11 +22,13 @@ mod stop;
 mod store;
 mod utf8;
 
+pub(crate) use load::load;
 pub(crate) use snapshot::{Snapshot, SnapshotHead, SnapshotPolicy};
 pub use state::WorkerProcess;
 pub(crate) use state::WorkerState;
 
 use crate::crash::{ChildExit, CrashReason};
+use crate::error::Error;
 use crate::isolation::thread::Death;
 use crate::native::{Batch, Context, ContextParams, Kernels, Model, NativeError, NativeStatus};
 use crate::prepare::PreparedEngine;
@@ -65,6 +68,11 @@ pub(crate) struct WorkerFault {
 impl WorkerFault {
     pub(crate) fn new(reason: CrashReason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), status: None, exit: None }
+    }
+
+    /// What kept it from having the model.
+    pub(crate) fn not_loaded(error: &Error) -> Self {
+        Self::new(CrashReason::LoadFailed, error.to_string()).with_status(error.status())
     }
 
     pub(crate) fn status(&self) -> Status {
