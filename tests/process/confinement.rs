@@ -1,5 +1,6 @@
 //! What a worker's process may have and do.
 
+use crate::support::again::{in_a_child, this_test};
 use crate::support::{self, read};
 use crate::{config, engine, faulty, plain};
 use llamapen::{ChildConfig, CrashReason, Fault, Sandbox, State};
@@ -22,7 +23,7 @@ fn probe(sandbox: Sandbox, port: u16) -> BTreeMap<String, String> {
 
 #[test]
 fn in_a_sandbox_it_can_compute_and_nothing_else() {
-    support::child::in_a_process("confinement::in_a_sandbox_it_can_compute_and_nothing_else", || {
+    in_a_child(this_test!(), || {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (free, confined) = (probe(Sandbox::Off, port), probe(Sandbox::Strict, port));

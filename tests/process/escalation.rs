@@ -1,5 +1,6 @@
 //! From threads to processes, after a memory fault of a thread.
 
+use crate::support::again::{in_a_child, this_test};
 use crate::support::{self, read};
 use crate::{config, faulty, plain};
 use llamapen::{EngineConfig, Fault, Isolation, State, TaintPolicy};
@@ -11,7 +12,7 @@ fn threads() -> EngineConfig {
 
 #[test]
 fn after_a_memory_fault_workers_are_processes() {
-    support::child::in_a_process("escalation::after_a_memory_fault_workers_are_processes", || {
+    in_a_child(this_test!(), || {
         let name = support::model().file_name().unwrap().to_string_lossy().into_owned();
         let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().contains(&name);
         let supervisor = support::start_with(&threads().with_workers(2), config().with_snapshots(8, 1 << 30));
@@ -45,7 +46,7 @@ fn after_a_memory_fault_workers_are_processes() {
 
 #[test]
 fn what_is_no_memory_fault_escalates_nothing() {
-    support::child::in_a_process("escalation::what_is_no_memory_fault_escalates_nothing", || {
+    in_a_child(this_test!(), || {
         let supervisor = support::start_with(&threads(), config());
         let _ = read(supervisor.submit(faulty(Fault::Abort)).unwrap());
         assert_eq!(read(supervisor.submit(plain()).unwrap()).unwrap().tokens.len(), 12);

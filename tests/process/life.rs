@@ -1,5 +1,6 @@
 //! From start to stop: files with numbers and lines, a stop that is waited for, programs that are no worker.
 
+use crate::support::again::{in_a_child, this_test};
 use crate::support::{self, read};
 use crate::{config, engine, is_there, pid, plain};
 use llamapen::{ChildConfig, Fault, Isolation, State, Status, Supervisor, prepare};
@@ -29,7 +30,7 @@ fn files_say_its_number_and_what_it_wrote() {
 /// Where nothing more can be written, to a log or to a snapshot, that costs lines and the time of decoding again.
 #[test]
 fn where_nothing_can_be_written_streams_go_on() {
-    support::child::in_a_process("life::where_nothing_can_be_written_streams_go_on", || {
+    in_a_child(this_test!(), || {
         const BYTES: u64 = 64 << 10;
         let limit = libc::rlimit { rlim_cur: BYTES, rlim_max: BYTES };
         // SAFETY: a plain value.
@@ -54,7 +55,7 @@ fn where_nothing_can_be_written_streams_go_on() {
 /// Workers that are threads need what processes do not.
 #[test]
 fn after_a_reload_to_threads_their_faults_are_contained() {
-    support::child::in_a_process("life::after_a_reload_to_threads_their_faults_are_contained", || {
+    in_a_child(this_test!(), || {
         let supervisor = support::start_with(&engine(), config());
         assert!(!supervisor.health().unwrap().contains_faults);
         let threads = prepare(&engine().with_isolation(Isolation::Thread)).unwrap();
@@ -69,7 +70,7 @@ fn after_a_reload_to_threads_their_faults_are_contained() {
 /// A long text travels to it in a file of memory. Where there is none to be had, its request fails, and nothing waits.
 #[test]
 fn a_request_that_cannot_be_handed_over_fails() {
-    support::child::in_a_process("life::a_request_that_cannot_be_handed_over_fails", || {
+    in_a_child(this_test!(), || {
         let supervisor = support::start_with(&engine(), config());
         let long = || llamapen::Request::prompt("llama ".repeat(20_000));
         let refused = |status| {

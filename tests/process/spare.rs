@@ -1,12 +1,13 @@
 //! A child in reserve.
 
+use crate::support::again::{in_a_child, this_test};
 use crate::support::{self, children, read};
 use crate::{config, engine, faulty, is_there, plain};
 use llamapen::{EngineConfig, Fault, Status, prepare};
 
 #[test]
 fn it_takes_the_place_of_one_that_dies() {
-    support::child::in_a_process("spare::it_takes_the_place_of_one_that_dies", || {
+    in_a_child(this_test!(), || {
         let supervisor = support::start_with(&engine().with_warm_spare(true), config());
         let answer = read(supervisor.submit(plain()).unwrap()).unwrap();
         for _ in 0..3 {

@@ -34,17 +34,3 @@ pub fn answer_of<T: DeserializeOwned>(output: &Output) -> T {
     let answer = out.lines().find_map(|line| line.strip_prefix(ANSWER)).unwrap_or_else(|| panic!("{out}"));
     serde_json::from_str(answer).unwrap()
 }
-
-const ROLE: &str = "LLAMAPEN_TEST_IN_A_PROCESS";
-
-/// Runs the calling test, whose name this is, in a process of its own, where it does `body`.
-pub fn in_a_process(test: &str, body: impl FnOnce()) {
-    if std::env::var_os(ROLE).is_some() {
-        return body();
-    }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let output = command.args(["--exact", test, "--nocapture"]).env(ROLE, "yes").output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{out}");
-    assert!(output.status.success() && out.contains("1 passed"), "{}\n{out}\n{err}", output.status);
-}

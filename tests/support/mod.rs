@@ -1,6 +1,7 @@
 //! What the integration tests share: the real model, supervisors on it, and looks at the process.
-#![allow(dead_code)] // each test file uses a part
+#![allow(dead_code, unused_imports, unused_macros)] // each test file uses a part
 
+pub mod again;
 pub mod child;
 pub mod filter;
 pub mod large;
