@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Runs every test suite and ends with one line, "N passed, N failed". `--only NAME` runs one suite, `--list` names them.
+"""Runs every test suite and ends with what failed, by name, and one line, "N passed, N failed". `--only NAME` runs one suite,
+`--list` names them.
 
 A suite that fails does not stop the others. What fails as a whole (a compile error, a crash, a hang, a suite without
 tests) counts as one failed test. The exit status is 0 only when nothing failed.
@@ -38,22 +39,23 @@ class Tally:
     """Counts one suite's tests."""
 
     def __init__(self, everything=False):
-        self.passed = self.failed = 0
+        self.passed = 0
+        self.failed = []  # Their names.
         self.everything = everything
 
     def test(self, good, what):
         """A test that this script itself decides."""
         print(f"{'ok' if good else 'not ok'} - {what}", flush=True)
-        self.add(good, not good)
+        self.add(good, [] if good else [what])
         return good
 
     def add(self, passed, failed):
         self.passed += int(passed)
-        self.failed += int(failed)
+        self.failed += failed
 
     def whole(self, status, failed, what):
         """A command whose own counts show no failure must have exited with 0."""
-        if status != 0 and failed == 0:
+        if status != 0 and not failed:
             self.test(False, f"{what} (exit status {status})")
 
 
@@ -89,15 +91,18 @@ def doc(tally):
 
 def libtest(tally, command, tier="thread"):
     status, output = run(command, minutes=60, env={"LLAMAPEN_TEST_ISOLATION": tier})
-    passed = failed = 0
+    passed, failed = 0, []
     # One section per test program; doc tests may come in several groups.
-    _, *sections = re.split(r"^ +(Running|Doc-tests) .*$", output, flags=re.MULTILINE)
-    for kind, section in zip(sections[::2], sections[1::2]):
+    _, *sections = re.split(r"^ +(Running|Doc-tests) (.*)$", output, flags=re.MULTILINE)
+    for kind, program, section in zip(sections[::3], sections[1::3], sections[2::3]):
         results = re.findall(r"^test result: \w+\. (\d+) passed; (\d+) failed", section, flags=re.MULTILINE)
         if not results and "process didn't exit successfully" in section:
-            failed += 1  # It crashed before it could count.
+            failed.append(f"{program}: crashed before it could count")
         for one_passed, one_failed in results if kind == "Doc-tests" else results[-1:]:
-            passed, failed = passed + int(one_passed), failed + int(one_failed)
+            passed += int(one_passed)
+            # The names stand in the last list, indented; what tests printed is not trusted to name as many as were counted.
+            names = re.findall(r"^    (\S.*)$", section.rpartition("\nfailures:\n")[2], flags=re.MULTILINE)
+            failed += [f"{program}: {name}" for name in [*names, *["?"] * int(one_failed)][: int(one_failed)]]
     tally.add(passed, failed)
     tally.whole(status, failed, shlex.join(command))
 
@@ -135,10 +140,10 @@ def program(tally, source, library, link, how):
             return
         # The library's path is for the program that opens it itself.
         status, output = run([built, os.environ["LLAMAPEN_TEST_MODEL"], library], minutes=10, cwd=folder)
-    passed, failed = (len(re.findall(rf"^{word}\b", output, flags=re.MULTILINE)) for word in ("ok", "not ok"))
-    tally.add(passed, failed)
+    passed, failed = (re.findall(rf"^{word}\b.*", output, flags=re.MULTILINE) for word in ("ok", "not ok"))
+    tally.add(len(passed), [f"{name}: {line}" for line in failed])
     tally.whole(status, failed, f"{name}: exits with success")
-    if status == 0 and passed + failed == 0:
+    if status == 0 and not passed + failed:
         tally.test(False, f"{name}: checks something")
 
 
@@ -155,9 +160,9 @@ def python(tally):
             env={"LLAMAPEN_LIBRARY": str(library)},
         )
         cases = list(xml.parse(report).iter("testcase")) if report.is_file() else []
-    failed = sum(any(case.find(kind) is not None for kind in ("failure", "error")) for case in cases)
+    failed = [case for case in cases if any(case.find(kind) is not None for kind in ("failure", "error"))]
     skipped = sum(case.find("skipped") is not None for case in cases)
-    tally.add(len(cases) - failed - skipped, failed)
+    tally.add(len(cases) - len(failed) - skipped, [f"{case.get('classname')}.{case.get('name')}" for case in failed])
     tally.whole(status, failed, "pytest")
 
 
@@ -210,7 +215,7 @@ def run_suite(suite, everything):
     print(f"\n=== {suite.__name__}", flush=True)
     try:
         suite(tally)
-        if tally.passed + tally.failed == 0:
+        if not tally.passed and not tally.failed:
             tally.test(False, f"{suite.__name__} has tests")
     except SystemExit as error:
         if isinstance(error.code, int):
@@ -243,14 +248,17 @@ def main():
             raise
         prepared.test(False, error.code)
     results = []
-    if prepared.failed == 0:
+    if not prepared.failed:
         results = [(s.__name__, run_suite(s, options.all)) for s in SUITES if options.only in (None, s.__name__)]
 
     print("\n=== summary")
     for name, tally in results:
-        print(f"{name:10} {tally.passed:5} passed {tally.failed:5} failed")
-    tallies = [prepared, *(tally for _, tally in results)]
-    passed, failed = sum(t.passed for t in tallies), sum(t.failed for t in tallies)
+        print(f"{name:10} {tally.passed:5} passed {len(tally.failed):5} failed")
+    results.insert(0, ("setup", prepared))
+    for name, tally in results:
+        for test in tally.failed:
+            print(f"failed: {name}: {test}")
+    passed, failed = sum(tally.passed for _, tally in results), sum(len(tally.failed) for _, tally in results)
     print(f"{passed} passed, {failed} failed", flush=True)
     return 1 if failed or not passed else 0
 

@@ -11,7 +11,7 @@ use crate::error::{ANOTHER_WAITS, Error, Result};
 use crate::event::{Event, Failed, Restarted, Token};
 use crate::remote::Host;
 use crate::status::Status;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::tried::{Condvar, Mutex};
 use crate::telemetry::{Progress, Telemetry, Trace};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -216,7 +216,7 @@ impl EventQueue {
                     self.changed.wait(&mut inner);
                     false
                 }
-                Some(deadline) => self.changed.wait_until(&mut inner, deadline).timed_out(),
+                Some(deadline) => self.changed.wait_until(&mut inner, deadline),
             };
             inner.waiting = false;
             if timed_out && inner.events.is_empty() && !inner.closed {

@@ -8,9 +8,9 @@ use crate::remote::{Host, Link};
 use crate::request::Request;
 use crate::status::Status;
 use crate::supervisor::{Due, Limits, Part, Queue};
+use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::{RunRecord, Telemetry, Trace};
 use crate::worker::{Snapshot, WorkerState};
-use parking_lot::{Mutex, MutexGuard};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 

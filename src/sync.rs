@@ -1,80 +1,113 @@
-//! The locks of the two queues that requests pass: parking_lot's, or under `cfg(loom)` those of loom, which runs every
-//! order in which threads can come to them (`interleavings`; `make loom`).
+//! The locks of the library: those of the standard library, without poisoning, for a panic is contained where it happens.
+//!
+//! A lock of these is a word of its own, which a thread waits for in the kernel. Locks whose waiting threads stand in a
+//! table of the process, as parking_lot's do, are of no use here: a child made by `fork` gets that table with threads in it
+//! that it does not have, so that its own, new locks hang, and so would those of a host that lost a thread while it waited.
+//!
+//! The two queues that requests pass take theirs from [`tried`]: under `cfg(loom)` those of loom, which runs every order in
+//! which threads can come to them (`interleavings`; `make loom`).
 
-#[cfg(not(loom))]
-pub(crate) use parking_lot::{Condvar, Mutex};
+pub(crate) use plain::{Condvar, Mutex, MutexGuard};
 
-#[cfg(loom)]
-pub(crate) use model::{Condvar, Mutex};
+/// One implementation over two libraries that look the same. loom can make nothing at compile time.
+macro_rules! locks {
+    ($library:ident, [$($constant:ident)?]) => {
+        use std::ops::{Deref, DerefMut};
+        use std::sync::{PoisonError, TryLockError};
+        use std::time::Instant;
 
-#[cfg(loom)]
-mod model {
-    use std::ops::{Deref, DerefMut};
-    use std::time::Instant;
+        #[derive(Debug, Default)]
+        pub(crate) struct Mutex<T>($library::sync::Mutex<T>);
 
-    /// As parking_lot's: nothing is poisoned, since a panic ends the model.
-    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+        /// Empty only while it waits.
+        #[derive(Debug)]
+        pub(crate) struct MutexGuard<'a, T>(Option<$library::sync::MutexGuard<'a, T>>);
 
-    /// Empty only while it waits.
-    pub(crate) struct Guard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+        #[derive(Debug, Default)]
+        pub(crate) struct Condvar($library::sync::Condvar);
 
-    pub(crate) struct Condvar(loom::sync::Condvar);
+        #[allow(dead_code, reason = "not all of it is used by the queues")]
+        impl<T> Mutex<T> {
+            pub(crate) $($constant)? fn new(value: T) -> Self {
+                Self($library::sync::Mutex::new(value))
+            }
 
-    pub(crate) struct WaitResult(bool);
+            pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+                MutexGuard(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+            }
 
-    impl WaitResult {
-        pub(crate) fn timed_out(&self) -> bool {
-            self.0
-        }
-    }
+            /// `None` while somebody has it.
+            pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+                match self.0.try_lock() {
+                    Ok(guard) => Some(MutexGuard(Some(guard))),
+                    Err(TryLockError::Poisoned(guard)) => Some(MutexGuard(Some(guard.into_inner()))),
+                    Err(TryLockError::WouldBlock) => None,
+                }
+            }
 
-    impl<T> Mutex<T> {
-        pub(crate) fn new(value: T) -> Self {
-            Self(loom::sync::Mutex::new(value))
-        }
+            pub(crate) fn get_mut(&mut self) -> &mut T {
+                self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+            }
 
-        pub(crate) fn lock(&self) -> Guard<'_, T> {
-            Guard(Some(self.0.lock().expect("a panic ends the model")))
-        }
-    }
-
-    impl<T> Deref for Guard<'_, T> {
-        type Target = T;
-
-        fn deref(&self) -> &T {
-            self.0.as_ref().expect("not waiting")
-        }
-    }
-
-    impl<T> DerefMut for Guard<'_, T> {
-        fn deref_mut(&mut self) -> &mut T {
-            self.0.as_mut().expect("not waiting")
-        }
-    }
-
-    impl Condvar {
-        pub(crate) fn new() -> Self {
-            Self(loom::sync::Condvar::new())
+            pub(crate) fn into_inner(self) -> T {
+                self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+            }
         }
 
-        pub(crate) fn notify_one(&self) {
-            self.0.notify_one();
+        impl<T> Deref for MutexGuard<'_, T> {
+            type Target = T;
+
+            fn deref(&self) -> &T {
+                self.0.as_deref().expect("not waiting")
+            }
         }
 
-        pub(crate) fn notify_all(&self) {
-            self.0.notify_all();
+        impl<T> DerefMut for MutexGuard<'_, T> {
+            fn deref_mut(&mut self) -> &mut T {
+                self.0.as_deref_mut().expect("not waiting")
+            }
         }
 
-        pub(crate) fn wait<T>(&self, guard: &mut Guard<'_, T>) {
-            let taken = guard.0.take().expect("not waiting");
-            guard.0 = Some(self.0.wait(taken).expect("a panic ends the model"));
-        }
+        impl Condvar {
+            pub(crate) $($constant)? fn new() -> Self {
+                Self($library::sync::Condvar::new())
+            }
 
-        /// Without an end: loom has no time. So a wake-up that is missed is a deadlock, which it reports, and no timeout
-        /// hides it.
-        pub(crate) fn wait_until<T>(&self, guard: &mut Guard<'_, T>, _: Instant) -> WaitResult {
-            self.wait(guard);
-            WaitResult(false)
+            pub(crate) fn notify_one(&self) {
+                self.0.notify_one();
+            }
+
+            pub(crate) fn notify_all(&self) {
+                self.0.notify_all();
+            }
+
+            /// May return for no reason.
+            pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+                let taken = guard.0.take().expect("not waiting");
+                guard.0 = Some(self.0.wait(taken).unwrap_or_else(PoisonError::into_inner));
+            }
+
+            /// Whether `deadline` has passed; may return before for no reason. loom has no time: there it waits without an
+            /// end, so that a wake-up that is missed is a deadlock, which loom reports, and no timeout hides it.
+            pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, deadline: Instant) -> bool {
+                let taken = guard.0.take().expect("not waiting");
+                let left = deadline.saturating_duration_since(Instant::now());
+                let (taken, result) = self.0.wait_timeout(taken, left).unwrap_or_else(PoisonError::into_inner);
+                guard.0 = Some(taken);
+                result.timed_out()
+            }
         }
-    }
+    };
+}
+
+mod plain {
+    locks!(std, [const]);
+}
+
+/// Those of the queues.
+pub(crate) mod tried {
+    #[cfg(loom)]
+    locks!(loom, []);
+    #[cfg(not(loom))]
+    pub(crate) use super::plain::{Condvar, Mutex};
 }

@@ -7,7 +7,7 @@ use crate::error::{ANOTHER_WAITS, Error, Result};
 use crate::event::Event;
 use crate::event_queue::Next;
 use crate::stream::TokenStream;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::ffi::c_char;
 
 /// A worker took the request up: worker, queue_position, prompt_tokens, cached_tokens and seed are in the JSON, and for

@@ -6,7 +6,7 @@
 use super::domain::{Domain, Fault, FaultKind};
 use super::remains::{self, Remains};
 use crate::crash::CrashReason;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::CStr;

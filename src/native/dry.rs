@@ -2,7 +2,7 @@
 //! sequence breaker, milliseconds in which a worker would decode nothing; a copy costs what the tokens that were found do.
 
 use super::{Model, NativeError, Sampling, error, sys};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};

@@ -4,7 +4,7 @@
 use super::dry::DryCache;
 use super::{NativeError, NativeStatus, error, sys};
 use crate::isolation::Remains;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;

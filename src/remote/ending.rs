@@ -7,8 +7,8 @@ use crate::crash::{ChildExit, CrashReason};
 use crate::isolation::child::{Exit, Launched, why_not_started};
 use crate::isolation::confine::{MemoryGroup, kernel_oom_kills};
 use crate::isolation::signal_name;
+use crate::sync::Mutex;
 use crate::worker::WorkerFault;
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 

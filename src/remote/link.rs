@@ -5,8 +5,8 @@ use super::message::ToChild;
 use crate::crash::CrashReason;
 use crate::isolation::child::Launched;
 use crate::isolation::ipc::{Blob, IpcError, Outbox};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::worker::{Snapshot, WorkerFault};
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -92,9 +92,9 @@ impl Link {
         self.changed.notify_all();
     }
 
-    /// Until something has changed, or for so long.
+    /// Until something may have changed, or for so long.
     pub(super) fn wait(&self, mut standing: MutexGuard<'_, Standing>, at_most: Duration) {
-        self.changed.wait_for(&mut standing, at_most);
+        self.changed.wait_until(&mut standing, Instant::now() + at_most);
     }
 
     /// Waits for its end, at most so long.
@@ -110,7 +110,7 @@ impl Link {
     fn is_within(&self, at_most: Duration, is: impl Fn(&Standing) -> bool) -> bool {
         let deadline = Instant::now() + at_most;
         let mut standing = self.standing();
-        while !is(&standing) && !self.changed.wait_until(&mut standing, deadline).timed_out() {}
+        while !is(&standing) && !self.changed.wait_until(&mut standing, deadline) {}
         is(&standing)
     }
 

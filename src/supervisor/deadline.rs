@@ -126,7 +126,7 @@ impl<T: Timed> Deadlines<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use parking_lot::Mutex;
+    use crate::sync::Mutex;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)

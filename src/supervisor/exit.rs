@@ -3,7 +3,7 @@
 use super::pool::Pool;
 use super::shared::Stop;
 use crate::isolation::thread;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::sync::{Arc, Once, Weak};
 
 static RUNNING: Mutex<Vec<Weak<Pool>>> = Mutex::new(Vec::new());

@@ -1,6 +1,6 @@
 //! Who may still come in. Leases are counted here, and a drain waits here until nobody is left.
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// How often a drain looks whether the requests have ended. Their ends are told to their own events only; a lock that

@@ -5,7 +5,7 @@ use crate::build_info::build_info;
 use crate::error::{Error, Result};
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use super::health::QueueDepths;
 use crate::config::QueueFullPolicy;
 use crate::job::Job;
 use crate::request::Priority;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::tried::{Condvar, Mutex};
 use crate::telemetry::Trace;
 use order::Order;
 use std::collections::VecDeque;
@@ -124,6 +124,8 @@ impl Queue {
     pub(crate) fn pop_as(&self, timeout: Duration, suspects: bool, busy: bool) -> Popped {
         let deadline = Instant::now() + timeout;
         let mut inner = self.inner.lock();
+        // A last look comes after the time is over: somebody may have been told of this waiter's idleness until then.
+        let mut timed_out = timeout.is_zero();
         loop {
             if inner.held || inner.entry == Entry::Closed {
                 return Popped::Closed;
@@ -136,21 +138,18 @@ impl Queue {
             if let Some((job, position)) = inner.waiting.pop() {
                 return Popped::Job(job, position);
             }
-            if timeout.is_zero() {
-                return Popped::Empty;
-            }
-            let timed_out = match busy {
-                true => self.changed_for_busy.wait_until(&mut inner, deadline).timed_out(),
-                false => {
-                    inner.waiting_idle += 1;
-                    let waited = self.changed.wait_until(&mut inner, deadline);
-                    inner.waiting_idle -= 1;
-                    waited.timed_out()
-                }
-            };
             if timed_out {
                 return Popped::Empty;
             }
+            timed_out = match busy {
+                true => self.changed_for_busy.wait_until(&mut inner, deadline),
+                false => {
+                    inner.waiting_idle += 1;
+                    let timed_out = self.changed.wait_until(&mut inner, deadline);
+                    inner.waiting_idle -= 1;
+                    timed_out
+                }
+            };
         }
     }
 

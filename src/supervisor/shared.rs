@@ -15,10 +15,10 @@ use crate::isolation::{handlers_installed, thread};
 use crate::job::Job;
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
+use crate::sync::{Condvar, Mutex};
 use crate::telemetry::Telemetry;
 use crate::worker::{SnapshotPolicy, WorkerState};
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -283,7 +283,9 @@ impl Shared {
             match deadline {
                 None => self.phase_changed.wait(&mut phase),
                 Some(deadline) if Instant::now() >= deadline => return Ok(false),
-                Some(deadline) => drop(self.phase_changed.wait_until(&mut phase, deadline)),
+                Some(deadline) => {
+                    self.phase_changed.wait_until(&mut phase, deadline);
+                }
             }
         }
     }

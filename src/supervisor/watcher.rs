@@ -6,7 +6,7 @@ use super::handoff::HandoffRecord;
 use crate::error::{ANOTHER_WATCHES, Error, Result};
 use crate::machine::{RunningProcess, running_process};
 use crate::process::Process;
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::Metadata;

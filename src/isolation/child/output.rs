@@ -2,7 +2,7 @@
 //! last lines are kept, and all of it may go into a file.
 
 use super::super::thread::BlockedSignals;
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
@@ -64,7 +64,7 @@ impl Output {
     pub(crate) fn last_lines(&self, limit: Duration) -> Vec<String> {
         let deadline = Instant::now() + limit;
         let mut tail = self.0.tail.lock();
-        while !tail.over && !self.0.ended.wait_until(&mut tail, deadline).timed_out() {}
+        while !tail.over && !self.0.ended.wait_until(&mut tail, deadline) {}
         tail.lines.iter().cloned().collect()
     }
 }

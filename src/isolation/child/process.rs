@@ -2,7 +2,7 @@
 //! another process that has been given its number.
 
 use crate::process::Process;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};

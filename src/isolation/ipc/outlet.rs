@@ -4,7 +4,7 @@ use super::backlog::Backlog;
 use super::blob::Blob;
 use super::error::IpcError;
 use super::frame::Frame;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use rustix::net::SendFlags;
 use serde::Serialize;
 use std::os::fd::OwnedFd;
