@@ -68,6 +68,7 @@ macro_rules! locks {
             }
         }
 
+        #[allow(dead_code, reason = "not all of it is used beside loom")]
         impl Condvar {
             pub(crate) $($constant)? fn new() -> Self {
                 Self($library::sync::Condvar::new())
