@@ -6,7 +6,9 @@ use llamapen::{
     EngineConfig, Error, Event, HandoffRecord, Lease, Next, PreparedEngine, ReloadReport, Request, State, Status,
     Supervisor, SupervisorConfig, TokenStream, prepare,
 };
+use std::cell::Cell;
 use std::path::PathBuf;
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::{LONG, brief, greedy, keep_asking, read, words};
@@ -17,6 +19,9 @@ fn old_config() -> EngineConfig {
 }
 
 fn start() -> Supervisor {
+    // For all threads, before any of them reloads: a place in the code that is first passed where nobody listens stays mute.
+    static LISTEN: Once = Once::new();
+    LISTEN.call_once(|| tracing::subscriber::set_global_default(OnReload).unwrap());
     support::start(&old_config())
 }
 
@@ -207,9 +212,8 @@ fn a_new_one_that_fails_beside_the_old_one_changes_nothing() {
     // Damaged once it has been looked at: between the check of `reload` and the load.
     let broken = prepare(&support::config().with_model(&path).with_slots(2)).unwrap();
     let running = started(&supervisor, brief().with_max_tokens(600));
-    let error = tracing::subscriber::with_default(OnReload(Box::new(move || damage(&path))), || {
-        supervisor.reload(broken, Some(LONG)).unwrap_err()
-    });
+    ON_RELOAD.set(Some(Box::new(move || damage(&path))));
+    let error = supervisor.reload(broken, Some(LONG)).unwrap_err();
     assert_eq!(error.status(), Status::LoadFailed);
     assert!(error.to_string().contains("the old engine goes on as before") && error.to_string().contains("copy.gguf"));
     assert_eq!(tokens(running), 600);
@@ -424,8 +428,12 @@ fn cancelled_reload(supervisor: &Supervisor, engine: PreparedEngine) -> Result<R
     })
 }
 
-/// Calls what it was given when a reload has checked the new engine, and not begun to load it.
-struct OnReload(Box<dyn Fn() + Send + Sync>);
+thread_local! {
+    /// Called once, when a reload by this thread has checked the new engine and not begun to load it.
+    static ON_RELOAD: Cell<Option<Box<dyn FnOnce()>>> = const { Cell::new(None) };
+}
+
+struct OnReload;
 
 impl tracing::Subscriber for OnReload {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
@@ -445,8 +453,10 @@ impl tracing::Subscriber for OnReload {
         }
         let mut message = Message(false);
         event.record(&mut message);
-        if message.0 {
-            (self.0)();
+        if message.0
+            && let Some(call) = ON_RELOAD.take()
+        {
+            call();
         }
     }
     fn enter(&self, _: &tracing::span::Id) {}
