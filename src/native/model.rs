@@ -46,9 +46,12 @@ unsafe impl Send for Model {}
 // SAFETY: as above.
 unsafe impl Sync for Model {}
 
+#[derive(Default)]
 pub(crate) struct LoadParams {
     pub use_mmap: bool,
     pub use_mlock: bool,
+    /// GPUs by their index, and how many of the last layers each has.
+    pub devices: Vec<(u32, u32)>,
 }
 
 impl Model {
@@ -72,9 +75,14 @@ impl Model {
             trampoline::<F>
         }
 
+        let (devices, layers): (Vec<u32>, Vec<u32>) = params.devices.iter().copied().unzip();
         let params = sys::lp_model_params {
             use_mmap: params.use_mmap,
             use_mlock: params.use_mlock,
+            n_gpu_layers: layers.iter().sum(),
+            devices: devices.as_ptr(),
+            layers: layers.as_ptr(),
+            n_devices: devices.len(),
             progress: Some(callback(&progress)),
             user: (&raw mut progress).cast(),
         };

@@ -51,14 +51,32 @@ static lp_log_fn log_sink = nullptr;
 LP_Status lp_backend_init(lp_log_fn log, lp_error * error) {
     return guarded(error, LP_EXCEPTION, [&] {
         log_sink = log;
-        llama_log_set([](ggml_log_level level, const char * text, void *) {
-            const llamapen::Outside outside;
-            log_sink(level, text);
-        }, nullptr);
+        llama_log_set([](ggml_log_level level, const char * text, void * user) { lp_log(level, text, user); }, nullptr);
         ggml_set_abort_callback(lp_pen_abort);
         llama_backend_init();
         return LP_OK;
     });
+}
+
+void lp_log(int32_t level, const char * text, void *) {
+    const llamapen::Outside outside;
+    log_sink(level, text);
+}
+
+LP_Status lp_backend_add(void * backend, lp_error * error) {
+    return guarded(error, LP_EXCEPTION, [&] {
+        ggml_backend_register(static_cast<ggml_backend_reg_t>(backend));
+        return LP_OK;
+    });
+}
+
+// Of the CUDA backend, which is the only one beside the CPU's.
+static ggml_backend_dev_t device(uint32_t index) {
+    const ggml_backend_reg_t cuda = ggml_backend_reg_by_name("CUDA");
+    if (cuda == nullptr || index >= ggml_backend_reg_dev_count(cuda)) {
+        throw std::runtime_error("there is no GPU" + std::to_string(index) + " here; it was there when the engine was prepared");
+    }
+    return ggml_backend_reg_dev_get(cuda, index);
 }
 
 lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_error * error) {
@@ -68,7 +86,17 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
             bool stopped;
         } progress = { params, false };
         llama_model_params native_params = llama_model_default_params();
-        native_params.n_gpu_layers = 0;
+        native_params.n_gpu_layers = static_cast<int32_t>(params->n_gpu_layers);
+        // One entry after the last: the list ends with NULL, which also keeps llama.cpp from choosing by itself.
+        std::vector<ggml_backend_dev_t> devices(params->n_devices + 1, nullptr);
+        std::vector<float> split(llama_max_devices(), 0.0f);
+        for (size_t i = 0; i < params->n_devices; i++) {
+            devices[i] = device(params->devices[i]);
+            split.at(i) = static_cast<float>(params->layers[i]);
+        }
+        native_params.devices = devices.data();
+        native_params.split_mode = LLAMA_SPLIT_MODE_LAYER;
+        native_params.tensor_split = split.data();
         native_params.load_mode = params->use_mmap ? (params->use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP)
                                                    : (params->use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
         native_params.progress_callback_user_data = &progress;

@@ -39,10 +39,18 @@ typedef bool (*lp_progress_fn)(float progress, void * user);
 
 // Once per process, before anything else.
 LP_Status lp_backend_init(lp_log_fn log, lp_error * error);
+// ggml's log callback, for a copy of ggml in another library.
+void lp_log(int32_t level, const char * text, void * user);
+// A backend of another library (ggml_backend_reg_t), which stays. Its devices are known from then on.
+LP_Status lp_backend_add(void * backend, lp_error * error);
 
 typedef struct lp_model_params {
     bool use_mmap;
     bool use_mlock;
+    uint32_t n_gpu_layers;   // the last so many, the output layer counted as one
+    const uint32_t * devices; // indices of the GPUs that they are on
+    const uint32_t * layers;  // how many of them are on each
+    size_t n_devices;
     lp_progress_fn progress; // may be NULL
     void * user;
 } lp_model_params;
@@ -84,7 +92,7 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
 bool lp_context_free_dead(lp_context * context);
 void lp_context_free(lp_context * context);
 
-// Bytes that llama.cpp allocated for a context and its model.
+// Bytes that llama.cpp allocated for a context and its model, in one place.
 typedef struct lp_memory_use {
     uint64_t weights; // of which some may be mapped from the file
     uint64_t cache;

@@ -276,8 +276,9 @@ impl Control {
         let state = &self.shared.workers[i];
         state.set_ready(false);
         let (status, message) = (fault.status(), format!("worker {i} failed: {fault}"));
-        // After a memory fault nobody knows what was written to before, in the process that had it.
-        let taints = fault.reason == CrashReason::Signal && !is_process;
+        // After a memory fault nobody knows what was written to before, in the process that had it; after an error of CUDA, what
+        // still works there.
+        let taints = fault.reason.taints() && !is_process;
         if taints {
             self.shared.common.set_tainted();
         }

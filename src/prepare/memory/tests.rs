@@ -70,7 +70,7 @@ fn compare(path: &Path) -> (String, usize) {
     let architecture = header.info().architecture.clone();
     let mirrored = MIRRORED.contains(&architecture.as_str());
     let mut compared = 0;
-    let load = |use_mmap| Arc::new(Model::load(path, &LoadParams { use_mmap, use_mlock: false }, |_| true).unwrap());
+    let load = |use_mmap| Arc::new(Model::load(path, &LoadParams { use_mmap, ..LoadParams::default() }, |_| true).unwrap());
     let (mapped, read) = (load(true), load(false));
     for (name, demand) in demands() {
         let demand = Demand { n_ctx: demand.n_ctx.min(header.info().n_ctx_train), ..demand };
