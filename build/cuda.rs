@@ -29,7 +29,6 @@ pub const LIBRARY: &str = "libllamapen-cuda.so";
 pub struct Cuda {
     pub version: u32,
     pub archs: String,
-    pub digest: String,
 }
 
 /// The argument with which the build script runs itself to compile the kernels.
@@ -57,7 +56,7 @@ pub fn build(sources: &Sources, target: &Target, engine: &compile::Engine) -> Re
     let library = plan.link(sources, engine)?;
     install(&library)?;
     let archs = plan.archs.iter().map(Arch::written).collect::<Vec<_>>().join(",");
-    Ok(Some(Cuda { version: plan.toolkit.version, archs, digest: engine.digest.clone() }))
+    Ok(Some(Cuda { version: plan.toolkit.version, archs }))
 }
 
 /// What the child does.
@@ -179,7 +178,8 @@ impl Plan {
             key.text(&object.to_string_lossy());
             objects.push(object);
         }
-        let ours = ["backend.cpp", "backend.h", "driver.cpp", "exports.map"].map(|name| Path::new("src/native/cuda").join(name));
+        let ours = ["backend.cpp", "backend.h", "driver.cpp", "exports.map"]
+            .map(|name| Path::new("src/native/cuda").join(name));
         for file in &ours {
             println!("cargo::rerun-if-changed={}", file.display());
             key.file(&file.to_string_lossy(), file)?;

@@ -32,10 +32,11 @@ pub fn write(sources: &Sources, target: &Target, engine: &Engine, cuda: Option<&
     let mut text: String =
         strings.iter().map(|(name, value)| format!("pub const {name}: &str = {value:?};\n")).collect();
     text += &format!(
-        "pub const COMMIT: Option<&str> = {:?};\npub const CUDA_VERSION: Option<u32> = {:?};\npub const FLAGS: &[&str] = &{:?};\n\
+        "pub const COMMIT: Option<&str> = {:?};\npub const CUDA_VERSION: Option<u32> = {:?};\npub const CUDA_ARCHS: Option<&str> = {:?};\npub const FLAGS: &[&str] = &{:?};\n\
          pub const FEATURES: &[&str] = &{features:?};\npub const CPU_FEATURES: &[&str] = &{cpu_features:?};\n",
         sources.commit,
         cuda.map(|cuda| cuda.version),
+        cuda.map(|cuda| &cuda.archs),
         engine.flags,
     );
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo"));

@@ -143,9 +143,13 @@ mod tests {
 
     #[test]
     fn aborts_that_are_errors_of_cuda() {
-        let illegal = "ggml-cuda.cu:109: CUDA error 700 (cudaErrorIllegalAddress): an illegal memory access was encountered";
+        let illegal =
+            "ggml-cuda.cu:109: CUDA error 700 (cudaErrorIllegalAddress): an illegal memory access was encountered";
         assert_eq!(CrashReason::of_abort(illegal), CrashReason::CudaError);
-        assert_eq!(CrashReason::of_abort("x.cu:1: CUDA error 2 (cudaErrorMemoryAllocation): out of memory"), CrashReason::DeviceOutOfMemory);
+        assert_eq!(
+            CrashReason::of_abort("x.cu:1: CUDA error 2 (cudaErrorMemoryAllocation): out of memory"),
+            CrashReason::DeviceOutOfMemory
+        );
         assert_eq!(CrashReason::of_abort("x.cu:1: CUDA error: unknown"), CrashReason::CudaError);
         assert_eq!(CrashReason::of_abort("x.cu:1: CUDA error 219 (x): y"), CrashReason::CudaError);
         assert_eq!(CrashReason::of_abort("GGML_ASSERT(n > 0) failed"), CrashReason::Abort);

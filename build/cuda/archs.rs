@@ -28,7 +28,10 @@ pub fn parse(text: &str) -> Result<Vec<Arch>, String> {
             Some(_) => ("", false, false),
         };
         let number = name.trim_end_matches(['a', 'f']);
-        if name.len() - number.len() > 1 || !(2..=3).contains(&number.len()) || !number.bytes().all(|b| b.is_ascii_digit()) {
+        if name.len() - number.len() > 1
+            || !(2..=3).contains(&number.len())
+            || !number.bytes().all(|b| b.is_ascii_digit())
+        {
             return Err(format!(
                 "LLAMAPEN_CUDA_ARCHS: {word:?} is no architecture. Such are 90 (compute capability 9.0), 80-real (machine \
                  code only) and 75-virtual (PTX only), with commas between them."

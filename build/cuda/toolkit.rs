@@ -61,8 +61,11 @@ impl Place<'_> {
             true => String::new(),
             false => format!("These are none that can be used:\n{}", refused.concat()),
         };
-        Err(format!("the `cuda` feature needs the CUDA toolkit, and none was found: no {}, no nvcc in PATH, \
-             no /usr/local/cuda* and no /opt/cuda.\n{tried}{HOW}", VARIABLES.join(", no ")))
+        Err(format!(
+            "the `cuda` feature needs the CUDA toolkit, and none was found: no {}, no nvcc in PATH, \
+             no /usr/local/cuda* and no /opt/cuda.\n{tried}{HOW}",
+            VARIABLES.join(", no ")
+        ))
     }
 
     /// `…/bin/nvcc`, links followed: distributions link one into /usr/bin.
@@ -101,8 +104,8 @@ impl Toolkit {
         let nvcc = first(&["bin"], &["nvcc"]).ok_or_else(|| missing("bin/nvcc", "the compiler"))?;
         let header = first(&includes, &["cuda.h"]).ok_or_else(|| missing("include/cuda.h", "the runtime"))?;
         let include = header.parent().expect("a file has a folder").to_owned();
-        let version = define(&header, "CUDA_VERSION")
-            .ok_or_else(|| format!("{} states no CUDA_VERSION", header.display()))?;
+        let version =
+            define(&header, "CUDA_VERSION").ok_or_else(|| format!("{} states no CUDA_VERSION", header.display()))?;
         if version < OLDEST {
             return Err(format!("it is CUDA {}, and {} or newer is needed", dotted(version), dotted(OLDEST)));
         }
@@ -127,7 +130,9 @@ impl Toolkit {
     /// It does not, and what to do.
     pub fn takes(&self, compiler: &str, macros: &str) -> Result<(), String> {
         let number = |name: &str| {
-            macros.lines().find_map(|line| line.strip_prefix("#define ")?.strip_prefix(name)?.trim().parse::<u32>().ok())
+            macros
+                .lines()
+                .find_map(|line| line.strip_prefix("#define ")?.strip_prefix(name)?.trim().parse::<u32>().ok())
         };
         // Of clang nvcc knows other limits; it says itself what it does not take.
         if number("__clang_major__ ").is_some() {
@@ -147,49 +152,6 @@ impl Toolkit {
 
 /// Where installed toolkits keep what is of one kind of machine.
 const TARGET: &str = if cfg!(target_arch = "aarch64") { "targets/sbsa-linux" } else { "targets/x86_64-linux" };
-
-fn dotted(&self) -> String {
-        dotted(self.version)
-    }
-
-    /// Whether its nvcc takes a host compiler, given what that says of itself (`gcc -dM -E -x c++ /dev/null`).
-    ///
-    /// # Errors
-    /// It does not, and what to do.
-    pub fn takes(&self, compiler: &str, macros: &str) -> Result<(), String> {
-        let number = |name: &str| {
-            macros.lines().find_map(|line| line.strip_prefix("#define ")?.strip_prefix(name)?.trim().parse::<u32>().ok())
-        };
-        // Of clang nvcc knows other limits; it says itself what it does not take.
-        if number("__clang_major__ ").is_some() {
-            return Ok(());
-        }
-        let (Some(gcc), Some(newest)) = (number("__GNUC__ "), self.newest_gcc) else { return Ok(()) };
-        if gcc <= newest {
-            return Ok(());
-        }
-        Err(format!(
-            "{compiler} is gcc {gcc}, and the nvcc of CUDA {} takes gcc up to {newest}.\n\
-             Set CXX to an older one (such as g++-{newest}), or use a newer toolkit.",
-            self.dotted()
-        ))
-    }
-}
-
-fn triple_folder() -> &'static str {
-    match std::env::consts::ARCH {
-        "aarch64" => "targets/sbsa-linux",
-        _ => "targets/x86_64-linux",
-    }
-}
-
-fn includes() -> [&'static str; 2] {
-    ["include", if triple_folder().contains("sbsa") { "targets/sbsa-linux/include" } else { "targets/x86_64-linux/include" }]
-}
-
-fn libraries() -> [&'static str; 3] {
-    ["lib64", "lib", if triple_folder().contains("sbsa") { "targets/sbsa-linux/lib" } else { "targets/x86_64-linux/lib" }]
-}
 
 fn dotted(version: u32) -> String {
     format!("{}.{}", version / 1000, version % 1000 / 10)

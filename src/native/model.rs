@@ -134,6 +134,36 @@ impl Model {
         self.samplers.lock().retain(|other| *other != sampler);
     }
 
+    /// Every tensor: its name, the GPU that it is on, its bytes.
+    pub(crate) fn tensors(&self, tell: impl FnMut(&str, Option<u32>, u64)) -> Result<(), NativeError> {
+        struct Telling<F> {
+            tell: F,
+            panicked: bool,
+        }
+        unsafe extern "C" fn tell_one<F: FnMut(&str, Option<u32>, u64)>(
+            name: *const c_char,
+            device: i32,
+            bytes: u64,
+            user: *mut c_void,
+        ) {
+            // SAFETY: `user` is the value below, which outlives the call and is used by one thread; the name ends with NUL.
+            let (telling, name) = unsafe { (&mut *user.cast::<Telling<F>>(), CStr::from_ptr(name)) };
+            let name = name.to_string_lossy();
+            // Nothing may unwind into C++.
+            let told = std::panic::AssertUnwindSafe(|| (telling.tell)(&name, u32::try_from(device).ok(), bytes));
+            telling.panicked |= std::panic::catch_unwind(told).is_err();
+        }
+        fn callback<F: FnMut(&str, Option<u32>, u64)>(_: &Telling<F>) -> sys::lp_tensor_fn {
+            Some(tell_one::<F>)
+        }
+        let mut telling = Telling { tell, panicked: false };
+        let callback = callback(&telling);
+        // SAFETY: the model is alive, and what is told to lives until the call returns.
+        error::status(|e| unsafe { sys::lp_model_tensors(self.as_ptr(), callback, (&raw mut telling).cast(), e) })?;
+        assert!(!telling.panicked, "whoever is told of a tensor panicked");
+        Ok(())
+    }
+
     pub(crate) fn n_vocab(&self) -> usize {
         // SAFETY: the model is alive.
         let n = unsafe { sys::lp_model_n_vocab(self.as_ptr()) };

@@ -4,11 +4,11 @@
 #include "ggml-cpu.h"
 #include "llama-context.h"
 #include "llama-ext.h"
+#include "llama-model.h"
 #include "llama.h"
 
 #ifdef LLAMAPEN_FAULT_INJECTION
 #include "inject.h"
-#include "llama-model.h"
 #endif
 
 #include <memory>
@@ -79,6 +79,17 @@ static ggml_backend_dev_t device(uint32_t index) {
     return ggml_backend_reg_dev_get(cuda, index);
 }
 
+// The index of the GPU that buffers of this type are on, or -1. Pinned memory is a GPU's type, and the host's.
+static int32_t device_of(ggml_backend_buffer_type_t type) {
+    const ggml_backend_dev_t device = ggml_backend_buft_get_device(type);
+    const ggml_backend_reg_t cuda = ggml_backend_reg_by_name("CUDA");
+    if (device == nullptr || cuda == nullptr || ggml_backend_buft_is_host(type)) return -1;
+    for (size_t i = 0; i < ggml_backend_reg_dev_count(cuda); i++) {
+        if (ggml_backend_reg_dev_get(cuda, i) == device) return static_cast<int32_t>(i);
+    }
+    return -1;
+}
+
 lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_error * error) {
     return guarded(error, static_cast<lp_model *>(nullptr), [&]() -> lp_model * {
         struct Progress {
@@ -121,6 +132,17 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
 
 void lp_model_free(lp_model * model) {
     guarded(nullptr, 0, [&] { llama_model_free(native(model)); return 0; });
+}
+
+LP_Status lp_model_tensors(const lp_model * model, lp_tensor_fn tell, void * user, lp_error * error) {
+    return guarded(error, LP_EXCEPTION, [&] {
+        for (const auto & [name, tensor] : native(model)->tensors_by_name) {
+            const int32_t device = tensor->buffer == nullptr ? -1 : device_of(ggml_backend_buffer_get_type(tensor->buffer));
+            const llamapen::Outside outside;
+            tell(name.c_str(), device, ggml_nbytes(tensor), user);
+        }
+        return LP_OK;
+    });
 }
 
 int32_t lp_model_n_vocab(const lp_model * model) { return llama_vocab_n_tokens(vocab(model)); }
@@ -229,10 +251,11 @@ bool lp_context_free_dead(lp_context * context) {
     });
 }
 
-LP_Status lp_context_memory(const lp_context * context, lp_memory_use * use, lp_error * error) {
+LP_Status lp_context_memory(const lp_context * context, int32_t device, lp_memory_use * use, lp_error * error) {
     return guarded(error, LP_EXCEPTION, [&] {
         *use = {};
-        for (const auto & [_, part] : llama_get_memory_breakdown(context->context.get())) {
+        for (const auto & [type, part] : llama_get_memory_breakdown(context->context.get())) {
+            if (device_of(type) != device) continue;
             use->weights += part.model;
             use->cache += part.context;
             use->compute += part.compute;

@@ -58,6 +58,9 @@ typedef struct lp_model_params {
 lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_error * error);
 void lp_model_free(lp_model * model);
 int32_t lp_model_n_vocab(const lp_model * model);
+// A tensor of the model: its name, the index of the GPU that it is on or -1, and its bytes. The name lives for the call.
+typedef void (*lp_tensor_fn)(const char * name, int32_t device, uint64_t bytes, void * user);
+LP_Status lp_model_tensors(const lp_model * model, lp_tensor_fn tell, void * user, lp_error * error);
 
 // Number of tokens, also when it exceeds capacity (then tokens is unspecified); -1 on error.
 int64_t lp_tokenize(const lp_model * model, const char * text, size_t length, bool add_special, bool parse_special,
@@ -98,7 +101,8 @@ typedef struct lp_memory_use {
     uint64_t cache;
     uint64_t compute;
 } lp_memory_use;
-LP_Status lp_context_memory(const lp_context * context, lp_memory_use * use, lp_error * error);
+// `device`: index of a GPU, or -1 for the host.
+LP_Status lp_context_memory(const lp_context * context, int32_t device, lp_memory_use * use, lp_error * error);
 
 // One decode of n tokens. Arrays of n: token, position, sequence, whether its logits are wanted. `per_token`: by kernels
 // that compute each token as if it were alone, so that the number of tokens decoded with it does not change its bits.

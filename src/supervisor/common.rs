@@ -57,11 +57,13 @@ impl Common {
             )),
             // The driver opens device nodes, sends them its own commands and maps what it likes: what that takes is not known well
             // enough to allow just that.
-            (_, Isolation::Process) if self.sandbox == Sandbox::Strict && !engine.devices().is_empty() => Err(Error::invalid(
-                "child.sandbox",
-                "\"strict\" is for workers that compute on the CPU: what NVIDIA's driver does is refused there; use \"off\", or prepare \
+            (_, Isolation::Process) if self.sandbox == Sandbox::Strict && !engine.devices().is_empty() => {
+                Err(Error::invalid(
+                    "child.sandbox",
+                    "\"strict\" is for workers that compute on the CPU: what NVIDIA's driver does is refused there; use \"off\", or prepare \
                  the engine with devices \"none\"",
-            )),
+                ))
+            }
             (Err(why), Isolation::Process) => {
                 Err(Error::Unsupported(format!("isolation: \"process\" needs a worker process: {why}")))
             }

@@ -1,5 +1,6 @@
 //! Loading what was prepared: the one way, whichever process the weights are to be in.
 
+use super::memory::check_placement;
 use crate::error::{Error, Result};
 use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
 use crate::prepare::PreparedEngine;
@@ -22,5 +23,7 @@ pub(crate) fn load(engine: &PreparedEngine, progress: impl FnMut(f32) -> bool) -
     }
     let devices = shares.iter().map(|share| (share.index, share.layers)).collect();
     let params = LoadParams { use_mmap: engine.use_mmap(), use_mlock: engine.use_mlock(), devices };
-    Model::load(engine.model(), &params, progress).map_err(not_loaded)
+    let model = Model::load(engine.model(), &params, progress).map_err(not_loaded)?;
+    check_placement(engine, &model)?;
+    Ok(model)
 }
