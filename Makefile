@@ -11,7 +11,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo crash-demo chaos test test-all bench bench-batching bench-health bench-prepare bench-process fuzz loom sanitize deps model vendor clean
+.PHONY: help demo crash-demo chaos test test-all cuda-check bench bench-batching bench-health bench-prepare bench-process fuzz loom sanitize deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -37,6 +37,9 @@ test: ## Every test; ends with "N passed, N failed"
 
 test-all: ## The same, and on both tiers also what should be alike there (ten minutes more)
 	@$(PYTHON) scripts/test.py --all
+
+cuda-check: ## Build with CUDA, on a machine that needs no GPU, and run that on the CPU (half an hour at first)
+	@scripts/cuda-check
 
 bench: deps ## Speed beside a plain llama.cpp loop, idle and with a busy host (minutes)
 	@$(PYTHON) scripts/bench.py

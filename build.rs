@@ -20,6 +20,7 @@ mod vendor;
 fn main() {
     let step = match std::env::args().nth(1).as_deref() {
         Some(bindings::CHILD) => bindings::generate_here(),
+        Some(cuda::CHILD) => cuda::compile_here(),
         _ => build(),
     };
     if let Err(problem) = step {
@@ -31,7 +32,6 @@ fn main() {
 fn build() -> Result<(), String> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
-    cuda::refuse()?;
     let vendored = vendor::locate()?;
     let target = target::Target::resolve()?;
     let sources = sources::list(&vendored, &target)?;
@@ -39,6 +39,7 @@ fn build() -> Result<(), String> {
     bindings::shim(&sources)?;
     launcher::build()?;
     bindings::generate()?;
-    info::write(&sources, &target, &engine)?;
+    let cuda = cuda::build(&sources, &target, &engine)?;
+    info::write(&sources, &target, &engine, cuda.as_ref())?;
     Ok(())
 }

@@ -64,7 +64,7 @@ pub fn link_engine() {
 }
 
 /// `LLAMAPEN_CACHE_DIR`, else the user's cache folder, else (not writable) the build's own output.
-fn cache_dir(out: &Path) -> PathBuf {
+pub fn cache_dir(out: &Path) -> PathBuf {
     let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let user = || Some(from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")))?.join("llamapen"));
     let dir = from("LLAMAPEN_CACHE_DIR").or_else(user).unwrap_or_else(|| out.to_owned());
@@ -74,35 +74,53 @@ fn cache_dir(out: &Path) -> PathBuf {
     }
 }
 
+/// A digest over parts, none of which can run into the next.
+#[derive(Clone, Default)]
+pub struct Key(Sha256);
+
+impl Key {
+    pub fn text(&mut self, text: &str) {
+        self.0.update((text.len() as u64).to_le_bytes());
+        self.0.update(text);
+    }
+
+    /// A file's name, as it is to be known, and what is in it.
+    pub fn file(&mut self, name: &str, file: &Path) -> Result<(), String> {
+        self.text(name);
+        let bytes = fs::read(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
+        self.text(&String::from_utf8_lossy(&bytes));
+        Ok(())
+    }
+
+    pub fn finish(self) -> String {
+        self.0.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
 fn digest(sources: &Sources, target: &Target) -> Result<String, String> {
-    let mut hash = Sha256::new();
-    let mut text = |s: &str| {
-        hash.update((s.len() as u64).to_le_bytes());
-        hash.update(s);
-    };
+    let mut key = Key::default();
     // The compilers as cc resolved them, with whatever CFLAGS and CXXFLAGS add.
     for is_cpp in [false, true] {
         let tool = base(is_cpp).get_compiler();
-        text(&tool.path().file_name().unwrap_or_default().to_string_lossy());
-        tool.args().iter().for_each(|arg| text(&arg.to_string_lossy()));
+        key.text(&tool.path().file_name().unwrap_or_default().to_string_lossy());
+        tool.args().iter().for_each(|arg| key.text(&arg.to_string_lossy()));
     }
-    text(&target.compiler);
-    text(&target.macros);
-    text(&target.flags.join(" "));
+    key.text(&target.compiler);
+    key.text(&target.macros);
+    key.text(&target.flags.join(" "));
     for group in &sources.groups {
-        text(group.name);
-        text(&format!("{:?} {}", group.defines, group.arch_flags));
-        group.includes.iter().for_each(|dir| text(&sources.relative(dir)));
+        key.text(group.name);
+        key.text(&format!("{:?} {}", group.defines, group.arch_flags));
+        group.includes.iter().for_each(|dir| key.text(&sources.relative(dir)));
     }
     for (name, contents) in sources.version_headers() {
-        text(name);
-        text(&contents);
+        key.text(name);
+        key.text(&contents);
     }
     for file in sources.groups.iter().flat_map(|g| &g.files).chain(&sources.headers) {
-        text(&sources.relative(file));
-        text(&String::from_utf8_lossy(&fs::read(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?));
+        key.file(&sources.relative(file), file)?;
     }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(key.finish())
 }
 
 /// Compiles into a temporary folder beside the cache entry and moves it there whole: no build ever sees half an engine.

@@ -1,11 +1,12 @@
 //! What was built: constants that `llamapen::build_info()` returns.
 
 use crate::compile::Engine;
+use crate::cuda::Cuda;
 use crate::sources::Sources;
 use crate::target::Target;
 use std::path::PathBuf;
 
-pub fn write(sources: &Sources, target: &Target, engine: &Engine) -> Result<(), String> {
+pub fn write(sources: &Sources, target: &Target, engine: &Engine, cuda: Option<&Cuda>) -> Result<(), String> {
     let features: Vec<_> = [("CARGO_FEATURE_CUDA", "cuda"), ("CARGO_FEATURE_FAULT_INJECTION", "fault-injection")]
         .iter()
         .filter(|(var, _)| std::env::var_os(var).is_some())
@@ -31,9 +32,12 @@ pub fn write(sources: &Sources, target: &Target, engine: &Engine) -> Result<(), 
     let mut text: String =
         strings.iter().map(|(name, value)| format!("pub const {name}: &str = {value:?};\n")).collect();
     text += &format!(
-        "pub const COMMIT: Option<&str> = {:?};\npub const CUDA_VERSION: Option<u32> = None;\npub const FLAGS: &[&str] = &{:?};\n\
+        "pub const COMMIT: Option<&str> = {:?};\npub const CUDA_VERSION: Option<u32> = {:?};\npub const CUDA_ARCHS: Option<&str> = {:?};\npub const FLAGS: &[&str] = &{:?};\n\
          pub const FEATURES: &[&str] = &{features:?};\npub const CPU_FEATURES: &[&str] = &{cpu_features:?};\n",
-        sources.commit, engine.flags,
+        sources.commit,
+        cuda.map(|cuda| cuda.version),
+        cuda.map(|cuda| &cuda.archs),
+        engine.flags,
     );
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo"));
     std::fs::write(out.join("build_info.rs"), text).map_err(|e| format!("cannot write the build information: {e}"))

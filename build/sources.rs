@@ -225,7 +225,7 @@ impl Sources {
     }
 }
 
-fn files_with(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, String> {
+pub fn files_with(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, String> {
     let entries = fs::read_dir(dir).map_err(|e| format!("cannot list {}: {e}", dir.display()))?;
     let wanted = |p: &PathBuf| p.extension().is_some_and(|e| extensions.iter().any(|x| e == *x));
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(wanted).collect();

@@ -32,6 +32,8 @@ pub struct BuildInfo {
     pub cpu_features: &'static [&'static str],
     /// Version of CUDA that it was built with, 1000 · major + 10 · minor. `None`: without CUDA.
     pub cuda_version: Option<u32>,
+    /// GPUs that its kernels were compiled for, such as `90-real`: `LLAMAPEN_CUDA_ARCHS`. `None`: without CUDA.
+    pub cuda_archs: Option<&'static str>,
     /// `sha256:` over the engine's sources, flags and compiler: equal digests compute the same.
     pub engine_digest: &'static str,
 }
@@ -51,6 +53,7 @@ pub const fn build_info() -> BuildInfo {
         target_cpu: built::TARGET_CPU,
         cpu_features: built::CPU_FEATURES,
         cuda_version: built::CUDA_VERSION,
+        cuda_archs: built::CUDA_ARCHS,
         engine_digest: built::ENGINE_DIGEST,
     }
 }

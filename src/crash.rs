@@ -30,6 +30,10 @@ pub enum CrashReason {
     LoadFailed,
     /// The engine reported an error that leaves its context unusable.
     EngineError,
+    /// CUDA reported an error; the message has its number. Some of them nothing on the GPU survives but a new process.
+    CudaError,
+    /// A GPU's memory ran out.
+    DeviceOutOfMemory,
 }
 
 impl CrashReason {
@@ -46,6 +50,8 @@ impl CrashReason {
         CrashReason::Protocol,
         CrashReason::LoadFailed,
         CrashReason::EngineError,
+        CrashReason::CudaError,
+        CrashReason::DeviceOutOfMemory,
     ];
 
     /// Name as in JSON, such as `CPP_EXCEPTION`.
@@ -63,6 +69,8 @@ impl CrashReason {
             Self::Protocol => "PROTOCOL",
             Self::LoadFailed => "LOAD_FAILED",
             Self::EngineError => "ENGINE_ERROR",
+            Self::CudaError => "CUDA_ERROR",
+            Self::DeviceOutOfMemory => "DEVICE_OUT_OF_MEMORY",
         }
     }
 
@@ -79,9 +87,24 @@ impl CrashReason {
             | Self::Exited
             | Self::Protocol
             | Self::EngineError => Status::WorkerReset,
-            Self::HostOutOfMemory => Status::OutOfMemory,
+            Self::HostOutOfMemory | Self::DeviceOutOfMemory => Status::OutOfMemory,
             Self::LoadFailed => Status::LoadFailed,
+            Self::CudaError => Status::DeviceError,
         }
+    }
+
+    /// What an abort of the engine was, by its message: ggml aborts when CUDA reports an error, and
+    /// `src/native/cuda/backend.cpp` adds the number.
+    pub(crate) fn of_abort(message: &str) -> Self {
+        let Some((_, error)) = message.split_once("CUDA error") else { return Self::Abort };
+        let code = error.trim_start().split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+        // cudaErrorMemoryAllocation, which is CUDA_ERROR_OUT_OF_MEMORY as well.
+        if code == "2" { Self::DeviceOutOfMemory } else { Self::CudaError }
+    }
+
+    /// What is wrong then may be wrong with all that the process does afterwards.
+    pub(crate) fn taints(self) -> bool {
+        matches!(self, Self::Signal | Self::CudaError | Self::DeviceOutOfMemory)
     }
 }
 
@@ -117,6 +140,20 @@ pub struct ChildExit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn aborts_that_are_errors_of_cuda() {
+        let illegal =
+            "ggml-cuda.cu:109: CUDA error 700 (cudaErrorIllegalAddress): an illegal memory access was encountered";
+        assert_eq!(CrashReason::of_abort(illegal), CrashReason::CudaError);
+        assert_eq!(
+            CrashReason::of_abort("x.cu:1: CUDA error 2 (cudaErrorMemoryAllocation): out of memory"),
+            CrashReason::DeviceOutOfMemory
+        );
+        assert_eq!(CrashReason::of_abort("x.cu:1: CUDA error: unknown"), CrashReason::CudaError);
+        assert_eq!(CrashReason::of_abort("x.cu:1: CUDA error 219 (x): y"), CrashReason::CudaError);
+        assert_eq!(CrashReason::of_abort("GGML_ASSERT(n > 0) failed"), CrashReason::Abort);
+    }
 
     #[test]
     fn names_are_those_in_json() {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use llamapen::{Request, Supervisor, SupervisorConfig, prepare};
+use llamapen::{Isolation, Request, Supervisor, SupervisorConfig, prepare};
 use support::child;
 use support::traces::memory;
 
@@ -31,4 +31,25 @@ fn a_running_engine_takes_no_more_than_was_planned() {
     assert!(taken <= planned, "{taken} bytes taken, {planned} planned");
     // Nor is the plan so wide that it says nothing.
     assert!(taken * 2 >= planned, "{taken} bytes taken, {planned} planned");
+}
+
+#[test]
+fn the_health_says_what_was_allocated_beside_the_plan_and_which_weights_are_where() {
+    for isolation in [Isolation::Thread, Isolation::Process] {
+        let engine = prepare(&support::config().with_isolation(isolation)).unwrap();
+        let plan = engine.memory().host().clone();
+        let supervisor = Supervisor::start(engine, SupervisorConfig::default()).unwrap();
+        assert!(supervisor.wait_ready(Some(support::LONG)).unwrap());
+        let memory = supervisor.health().unwrap().workers[0].memory.clone();
+        let [host] = &memory[..] else { panic!("{isolation:?}: {memory:?}") };
+        assert_eq!((host.place.as_str(), host.planned_bytes), ("host", plan.cache + plan.compute), "{isolation:?}");
+        assert_eq!(host.allocated_bytes, host.planned_bytes, "{isolation:?}: exact on this architecture");
+        assert_eq!(host.weights_planned_bytes, plan.weights + plan.weights_mapped);
+        let kinds: Vec<_> = host.weights.keys().map(String::as_str).collect();
+        assert_eq!(kinds, ["attention", "embeddings", "feed_forward", "norms"]);
+        let weights: u64 = host.weights.values().sum();
+        let planned = host.weights_planned_bytes;
+        assert!(weights <= planned && weights * 100 >= planned * 95, "{isolation:?}: {weights} bytes of {planned}");
+        assert_eq!(supervisor.metrics().unwrap().vram_used_bytes, Some(0));
+    }
 }

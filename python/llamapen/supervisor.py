@@ -89,9 +89,10 @@ class Supervisor:
         (a memory fault was contained), ``taint`` (what follows one), ``isolation`` (where workers are started now: ``thread``,
         ``process``), ``contains_faults``.
 
-        Of each worker among others ``breaker`` (CLOSED, OPEN, HALF_OPEN: on trial) and ``last_crash``: ``None``, or
+        Of each worker among others ``memory`` (by place, such as ``host`` and ``GPU0``: ``planned_bytes`` and ``allocated_bytes`` of
+        cache and compute buffers, ``weights_planned_bytes``, and ``weights`` by kind in bytes), ``breaker`` (CLOSED, OPEN, HALF_OPEN: on trial) and ``last_crash``: ``None``, or
         ``reason`` (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL, HOST_OUT_OF_MEMORY, KILLED, EXITED, PROTOCOL, LOAD_FAILED,
-        ENGINE_ERROR; there may be more), ``message``, ``at_ms`` since the start, and ``exit``: ``None``, or of a child process
+        ENGINE_ERROR, CUDA_ERROR, DEVICE_OUT_OF_MEMORY; there may be more), ``message``, ``at_ms`` since the start, and ``exit``: ``None``, or of a child process
         ``pid``, ``how``, ``rss_bytes`` (of memory) and ``output`` (the last lines that it printed).
 
         ``process`` of each: ``None`` for a thread, or once it has loaded ``pid``, ``rss_bytes`` and ``confinement``: ``landlock`` and

@@ -21,7 +21,8 @@ pub enum Sandbox {
     Off,
     /// Compute, and talk to its host. It opens no file but the model's, and those to read; it reaches no network, starts no
     /// program and no process, sees and signals no other one. On Linux, by Landlock and seccomp; where the kernel lacks one
-    /// of them, the other is used, and the health says so. Workers that are threads are not confined.
+    /// of them, the other is used, and the health says so. Workers that are threads are not confined, and none that use
+    /// GPUs can be: a supervisor refuses both.
     Strict,
 }
 

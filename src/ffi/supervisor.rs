@@ -135,8 +135,10 @@ pub unsafe extern "C" fn llamapen_supervisor_reset_breaker(
 /// "state": STARTING, READY (all workers are), DEGRADED (some are), BACKOFF (none is, they are restarted), CIRCUIT_OPEN (none
 /// is, all failed too often and are left alone for a while), UNLOADING, UNLOADED (memory was given back, a request has it
 /// loaded again), DRAINING, FAILED (the start did, the first or one after UNLOADED), STOPPED. Of each worker among
-/// others "heartbeat_ms" (since its loop last turned), "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or
-/// {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL, HOST_OUT_OF_MEMORY, KILLED, EXITED, PROTOCOL, LOAD_FAILED, ENGINE_ERROR;
+/// others "heartbeat_ms" (since its loop last turned), "memory" (by place, such as "host" and "GPU0": "planned_bytes" and
+/// "allocated_bytes" of cache and compute buffers, "weights_planned_bytes", and "weights" by kind in bytes), "breaker" (CLOSED, OPEN, HALF_OPEN: on trial) and "last_crash": null, or
+/// {"reason" (PANIC, CPP_EXCEPTION, ABORT, SIGNAL, STALL, HOST_OUT_OF_MEMORY, KILLED, EXITED, PROTOCOL, LOAD_FAILED, ENGINE_ERROR,
+/// CUDA_ERROR, DEVICE_OUT_OF_MEMORY;
 /// there may be more), "message", "at_ms" since the start, "exit": null, or of a child process {"pid", "how", "rss_bytes",
 /// "output" (the last lines that it printed)}}.
 ///

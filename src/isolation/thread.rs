@@ -54,7 +54,7 @@ impl Death {
             Self::Panic(_) => CrashReason::Panic,
             Self::Fault(fault) => match fault.kind {
                 FaultKind::Signal => CrashReason::Signal,
-                FaultKind::Abort => CrashReason::Abort,
+                FaultKind::Abort => CrashReason::of_abort(&fault.message),
                 FaultKind::Exception => CrashReason::CppException,
                 FaultKind::OutOfMemory => CrashReason::HostOutOfMemory,
                 FaultKind::Stall => CrashReason::Stall,

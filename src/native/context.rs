@@ -109,11 +109,12 @@ impl Context {
         Ok(Self { raw, n_vocab: model.n_vocab(), _abort: abort, model })
     }
 
-    /// What llama.cpp allocated for it and its model.
-    pub(crate) fn memory(&self) -> Result<MemoryUse, NativeError> {
+    /// What llama.cpp allocated for it and its model, on a GPU or on the host.
+    pub(crate) fn memory(&self, device: Option<u32>) -> Result<MemoryUse, NativeError> {
+        let device = device.map_or(-1, u32::cast_signed);
         let mut used = sys::lp_memory_use { weights: 0, cache: 0, compute: 0 };
         // SAFETY: the context is alive, `used` may be written to.
-        error::status(|e| unsafe { sys::lp_context_memory(self.raw.as_ptr(), &mut used, e) })?;
+        error::status(|e| unsafe { sys::lp_context_memory(self.raw.as_ptr(), device, &mut used, e) })?;
         Ok(MemoryUse { weights: used.weights, cache: used.cache, compute: used.compute })
     }
 

@@ -4,6 +4,7 @@
 //! Every wrapper is a plain owner: it frees what it made, when it is dropped, in an order that the types enforce.
 
 mod context;
+mod cuda;
 mod cuda_driver;
 mod dry;
 mod error;
@@ -14,6 +15,7 @@ mod sampler;
 #[cfg(test)]
 pub(crate) use context::MemoryUse;
 pub(crate) use context::{Batch, Context, ContextParams, Kernels};
+pub(crate) use cuda::{find as find_cuda, start as start_cuda};
 pub(crate) use cuda_driver::CudaDriver;
 pub(crate) use error::{NativeError, NativeStatus};
 pub(crate) use model::{LoadParams, Model, apply_chat_template};

@@ -46,9 +46,12 @@ unsafe impl Send for Model {}
 // SAFETY: as above.
 unsafe impl Sync for Model {}
 
+#[derive(Default)]
 pub(crate) struct LoadParams {
     pub use_mmap: bool,
     pub use_mlock: bool,
+    /// GPUs by their index, and how many of the last layers each has.
+    pub devices: Vec<(u32, u32)>,
 }
 
 impl Model {
@@ -72,9 +75,14 @@ impl Model {
             trampoline::<F>
         }
 
+        let (devices, layers): (Vec<u32>, Vec<u32>) = params.devices.iter().copied().unzip();
         let params = sys::lp_model_params {
             use_mmap: params.use_mmap,
             use_mlock: params.use_mlock,
+            n_gpu_layers: layers.iter().sum(),
+            devices: devices.as_ptr(),
+            layers: layers.as_ptr(),
+            n_devices: devices.len(),
             progress: Some(callback(&progress)),
             user: (&raw mut progress).cast(),
         };
@@ -124,6 +132,36 @@ impl Model {
 
     pub(super) fn lost_sampler(&self, sampler: NonNull<sys::lp_sampler>) {
         self.samplers.lock().retain(|other| *other != sampler);
+    }
+
+    /// Every tensor: its name, the GPU that it is on, its bytes.
+    pub(crate) fn tensors(&self, tell: impl FnMut(&str, Option<u32>, u64)) -> Result<(), NativeError> {
+        struct Telling<F> {
+            tell: F,
+            panicked: bool,
+        }
+        unsafe extern "C" fn tell_one<F: FnMut(&str, Option<u32>, u64)>(
+            name: *const c_char,
+            device: i32,
+            bytes: u64,
+            user: *mut c_void,
+        ) {
+            // SAFETY: `user` is the value below, which outlives the call and is used by one thread; the name ends with NUL.
+            let (telling, name) = unsafe { (&mut *user.cast::<Telling<F>>(), CStr::from_ptr(name)) };
+            let name = name.to_string_lossy();
+            // Nothing may unwind into C++.
+            let told = std::panic::AssertUnwindSafe(|| (telling.tell)(&name, u32::try_from(device).ok(), bytes));
+            telling.panicked |= std::panic::catch_unwind(told).is_err();
+        }
+        fn callback<F: FnMut(&str, Option<u32>, u64)>(_: &Telling<F>) -> sys::lp_tensor_fn {
+            Some(tell_one::<F>)
+        }
+        let mut telling = Telling { tell, panicked: false };
+        let callback = callback(&telling);
+        // SAFETY: the model is alive, and what is told to lives until the call returns.
+        error::status(|e| unsafe { sys::lp_model_tensors(self.as_ptr(), callback, (&raw mut telling).cast(), e) })?;
+        assert!(!telling.panicked, "whoever is told of a tensor panicked");
+        Ok(())
     }
 
     pub(crate) fn n_vocab(&self) -> usize {

@@ -4,11 +4,11 @@
 #include "ggml-cpu.h"
 #include "llama-context.h"
 #include "llama-ext.h"
+#include "llama-model.h"
 #include "llama.h"
 
 #ifdef LLAMAPEN_FAULT_INJECTION
 #include "inject.h"
-#include "llama-model.h"
 #endif
 
 #include <memory>
@@ -51,14 +51,43 @@ static lp_log_fn log_sink = nullptr;
 LP_Status lp_backend_init(lp_log_fn log, lp_error * error) {
     return guarded(error, LP_EXCEPTION, [&] {
         log_sink = log;
-        llama_log_set([](ggml_log_level level, const char * text, void *) {
-            const llamapen::Outside outside;
-            log_sink(level, text);
-        }, nullptr);
+        llama_log_set([](ggml_log_level level, const char * text, void * user) { lp_log(level, text, user); }, nullptr);
         ggml_set_abort_callback(lp_pen_abort);
         llama_backend_init();
         return LP_OK;
     });
+}
+
+void lp_log(int32_t level, const char * text, void *) {
+    const llamapen::Outside outside;
+    log_sink(level, text);
+}
+
+LP_Status lp_backend_add(void * backend, lp_error * error) {
+    return guarded(error, LP_EXCEPTION, [&] {
+        ggml_backend_register(static_cast<ggml_backend_reg_t>(backend));
+        return LP_OK;
+    });
+}
+
+// Of the CUDA backend, which is the only one beside the CPU's.
+static ggml_backend_dev_t device(uint32_t index) {
+    const ggml_backend_reg_t cuda = ggml_backend_reg_by_name("CUDA");
+    if (cuda == nullptr || index >= ggml_backend_reg_dev_count(cuda)) {
+        throw std::runtime_error("there is no GPU" + std::to_string(index) + " here; it was there when the engine was prepared");
+    }
+    return ggml_backend_reg_dev_get(cuda, index);
+}
+
+// The index of the GPU that buffers of this type are on, or -1. Pinned memory is a GPU's type, and the host's.
+static int32_t device_of(ggml_backend_buffer_type_t type) {
+    const ggml_backend_dev_t device = ggml_backend_buft_get_device(type);
+    const ggml_backend_reg_t cuda = ggml_backend_reg_by_name("CUDA");
+    if (device == nullptr || cuda == nullptr || ggml_backend_buft_is_host(type)) return -1;
+    for (size_t i = 0; i < ggml_backend_reg_dev_count(cuda); i++) {
+        if (ggml_backend_reg_dev_get(cuda, i) == device) return static_cast<int32_t>(i);
+    }
+    return -1;
 }
 
 lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_error * error) {
@@ -68,7 +97,17 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
             bool stopped;
         } progress = { params, false };
         llama_model_params native_params = llama_model_default_params();
-        native_params.n_gpu_layers = 0;
+        native_params.n_gpu_layers = static_cast<int32_t>(params->n_gpu_layers);
+        // One entry after the last: the list ends with NULL, which also keeps llama.cpp from choosing by itself.
+        std::vector<ggml_backend_dev_t> devices(params->n_devices + 1, nullptr);
+        std::vector<float> split(llama_max_devices(), 0.0f);
+        for (size_t i = 0; i < params->n_devices; i++) {
+            devices[i] = device(params->devices[i]);
+            split.at(i) = static_cast<float>(params->layers[i]);
+        }
+        native_params.devices = devices.data();
+        native_params.split_mode = LLAMA_SPLIT_MODE_LAYER;
+        native_params.tensor_split = split.data();
         native_params.load_mode = params->use_mmap ? (params->use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP)
                                                    : (params->use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
         native_params.progress_callback_user_data = &progress;
@@ -93,6 +132,17 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
 
 void lp_model_free(lp_model * model) {
     guarded(nullptr, 0, [&] { llama_model_free(native(model)); return 0; });
+}
+
+LP_Status lp_model_tensors(const lp_model * model, lp_tensor_fn tell, void * user, lp_error * error) {
+    return guarded(error, LP_EXCEPTION, [&] {
+        for (const auto & [name, tensor] : native(model)->tensors_by_name) {
+            const int32_t device = tensor->buffer == nullptr ? -1 : device_of(ggml_backend_buffer_get_type(tensor->buffer));
+            const llamapen::Outside outside;
+            tell(name.c_str(), device, ggml_nbytes(tensor), user);
+        }
+        return LP_OK;
+    });
 }
 
 int32_t lp_model_n_vocab(const lp_model * model) { return llama_vocab_n_tokens(vocab(model)); }
@@ -201,10 +251,11 @@ bool lp_context_free_dead(lp_context * context) {
     });
 }
 
-LP_Status lp_context_memory(const lp_context * context, lp_memory_use * use, lp_error * error) {
+LP_Status lp_context_memory(const lp_context * context, int32_t device, lp_memory_use * use, lp_error * error) {
     return guarded(error, LP_EXCEPTION, [&] {
         *use = {};
-        for (const auto & [_, part] : llama_get_memory_breakdown(context->context.get())) {
+        for (const auto & [type, part] : llama_get_memory_breakdown(context->context.get())) {
+            if (device_of(type) != device) continue;
             use->weights += part.model;
             use->cache += part.context;
             use->compute += part.compute;

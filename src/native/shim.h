@@ -39,10 +39,18 @@ typedef bool (*lp_progress_fn)(float progress, void * user);
 
 // Once per process, before anything else.
 LP_Status lp_backend_init(lp_log_fn log, lp_error * error);
+// ggml's log callback, for a copy of ggml in another library.
+void lp_log(int32_t level, const char * text, void * user);
+// A backend of another library (ggml_backend_reg_t), which stays. Its devices are known from then on.
+LP_Status lp_backend_add(void * backend, lp_error * error);
 
 typedef struct lp_model_params {
     bool use_mmap;
     bool use_mlock;
+    uint32_t n_gpu_layers;   // the last so many, the output layer counted as one
+    const uint32_t * devices; // indices of the GPUs that they are on
+    const uint32_t * layers;  // how many of them are on each
+    size_t n_devices;
     lp_progress_fn progress; // may be NULL
     void * user;
 } lp_model_params;
@@ -50,6 +58,9 @@ typedef struct lp_model_params {
 lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_error * error);
 void lp_model_free(lp_model * model);
 int32_t lp_model_n_vocab(const lp_model * model);
+// A tensor of the model: its name, the index of the GPU that it is on or -1, and its bytes. The name lives for the call.
+typedef void (*lp_tensor_fn)(const char * name, int32_t device, uint64_t bytes, void * user);
+LP_Status lp_model_tensors(const lp_model * model, lp_tensor_fn tell, void * user, lp_error * error);
 
 // Number of tokens, also when it exceeds capacity (then tokens is unspecified); -1 on error.
 int64_t lp_tokenize(const lp_model * model, const char * text, size_t length, bool add_special, bool parse_special,
@@ -84,13 +95,14 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
 bool lp_context_free_dead(lp_context * context);
 void lp_context_free(lp_context * context);
 
-// Bytes that llama.cpp allocated for a context and its model.
+// Bytes that llama.cpp allocated for a context and its model, in one place.
 typedef struct lp_memory_use {
     uint64_t weights; // of which some may be mapped from the file
     uint64_t cache;
     uint64_t compute;
 } lp_memory_use;
-LP_Status lp_context_memory(const lp_context * context, lp_memory_use * use, lp_error * error);
+// `device`: index of a GPU, or -1 for the host.
+LP_Status lp_context_memory(const lp_context * context, int32_t device, lp_memory_use * use, lp_error * error);
 
 // One decode of n tokens. Arrays of n: token, position, sequence, whether its logits are wanted. `per_token`: by kernels
 // that compute each token as if it were alone, so that the number of tokens decoded with it does not change its bits.

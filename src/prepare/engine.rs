@@ -276,6 +276,12 @@ impl PreparedEngine {
         &self.device_mask
     }
 
+    /// Whether a GPU is a must.
+    #[must_use]
+    pub fn require_gpu(&self) -> bool {
+        self.require_gpu
+    }
+
     /// Layers on GPUs, the output layer counted as one.
     #[must_use]
     pub fn n_gpu_layers(&self) -> u32 {

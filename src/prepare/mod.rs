@@ -17,6 +17,7 @@ mod tests;
 
 pub use engine::PreparedEngine;
 pub use files::FileIdentity;
+pub(crate) use memory::HOST;
 pub use memory::{MemoryPlan, PlacePlan};
 pub use preflight::{Check, CheckStatus, Preflight};
 pub use steps::{Plan, Step};

@@ -9,7 +9,9 @@ use crate::device::{DriverState, decide as decide_devices};
 use crate::error::{Error, Result};
 use crate::isolation::child::{self, Located, NotLocated};
 use crate::machine::{MachineSnapshot, MemoryReading};
+use crate::native::find_cuda;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// A report on everything that running a model needs. Printing it gives lines for people; it serializes for machines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +122,9 @@ pub(super) fn run(
             free_memory(&mut report, &engine, memory);
             locked_memory(&mut report, &engine);
             worker_process(&mut report, engine.isolation(), &child::locate(None));
+            if build_info().cuda_version.is_some() {
+                kernels(&mut report, !engine.devices().is_empty(), &find_cuda());
+            }
         }
     }
     gpu(&mut report, config, machine, build_info().cuda_version);
@@ -260,6 +265,17 @@ fn worker_process(report: &mut Preflight, isolation: Isolation, located: &Result
     }
 }
 
+/// The library with the kernels. It is not opened: that is for the process that uses it.
+fn kernels(report: &mut Preflight, on_gpus: bool, found: &std::result::Result<PathBuf, String>) {
+    const NAME: &str = "cuda_library";
+    let remedy = "put it there: the build leaves it beside the library";
+    match (found, on_gpus) {
+        (Ok(path), _) => report.pass(NAME, path.display().to_string()),
+        (Err(why), true) => report.fail(NAME, why.clone(), remedy),
+        (Err(why), false) => report.warn(NAME, format!("no GPU could be used: {why}"), remedy),
+    }
+}
+
 /// `built`: the version of CUDA that the library was built with.
 fn gpu(report: &mut Preflight, config: &EngineConfig, machine: &MachineSnapshot, built: Option<u32>) {
     let devices = &machine.devices;
@@ -328,6 +344,20 @@ mod tests {
                 found.message
             );
         }
+    }
+
+    #[test]
+    fn the_kernels_must_be_there_where_they_are_used() {
+        let check = |on_gpus, found: std::result::Result<PathBuf, String>| {
+            let mut report = Preflight { checks: vec![] };
+            kernels(&mut report, on_gpus, &found);
+            report.get("cuda_library").unwrap().clone()
+        };
+        assert_eq!(check(true, Ok("/lib/x.so".into())).status, CheckStatus::Pass);
+        assert_eq!(check(false, Err("there is none".into())).status, CheckStatus::Warn);
+        let missing = check(true, Err("there is none".into()));
+        assert_eq!(missing.status, CheckStatus::Fail);
+        assert!(missing.message.contains("there is none") && missing.remedy.is_some());
     }
 
     #[test]

@@ -96,7 +96,9 @@ impl Ending {
             Some(Exit::Signal { number: libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL, .. }) => {
                 (CrashReason::Signal, how(exit))
             }
-            Some(Exit::Signal { number: libc::SIGABRT, .. }) => (CrashReason::Abort, how(exit)),
+            Some(Exit::Signal { number: libc::SIGABRT, .. }) => {
+                (CrashReason::of_abort(wrote.map_or("", String::as_str)), how(exit))
+            }
             Some(Exit::Signal { .. }) => (CrashReason::Killed, how(exit)),
             Some(Exit::Code(code)) => match why_not_started(code) {
                 Some(why) => (CrashReason::LoadFailed, why.into()),
@@ -105,8 +107,8 @@ impl Ending {
             Some(Exit::Unknown) | None => (CrashReason::Exited, how(exit)),
         };
         let wrote = match reason {
-            CrashReason::Exited | CrashReason::LoadFailed | CrashReason::Abort => wrote,
-            _ => None,
+            CrashReason::Signal | CrashReason::Killed | CrashReason::HostOutOfMemory => None,
+            _ => wrote,
         };
         let wrote = wrote.map(|line| format!("; it last wrote: {line}")).unwrap_or_default();
         WorkerFault::new(reason, format!("the worker process is gone: {text}{wrote}"))

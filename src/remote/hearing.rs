@@ -104,7 +104,7 @@ impl Hearing {
                 (self.remote.tell)(seat.index, Heard::Ready);
             }
             ToHost::Kept(positions, stored) => state.set_kept(positions, stored),
-            ToHost::Memory(bytes) => state.set_memory(bytes),
+            ToHost::Memory(places) => state.set_memory(places),
             ToHost::Measured(measured) => state.set_measured(measured),
             ToHost::Decoded { tokens, micros } => {
                 state.counters.decoded(tokens as usize, Duration::from_micros(micros));

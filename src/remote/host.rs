@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::isolation::ipc::{Blob, Outlet};
 use crate::isolation::thread::exit_now;
 use crate::status::Status;
-use crate::worker::{Measured, Snapshot};
+use crate::worker::{Measured, PlaceMemory, Snapshot};
 use std::time::Duration;
 
 /// Messages are kept until the loop turns: one system call per turn, and one wake-up of the host.
@@ -59,8 +59,8 @@ impl Host {
         self.say(&ToHost::Kept(positions, stored));
     }
 
-    pub(crate) fn memory(&self, bytes: u64) {
-        self.say(&ToHost::Memory(bytes));
+    pub(crate) fn memory(&self, places: Vec<PlaceMemory>) {
+        self.say(&ToHost::Memory(places));
     }
 
     pub(crate) fn measured(&self, measured: Measured) {

@@ -6,7 +6,7 @@ use crate::event::{Failed, Finished, Started, Token};
 use crate::isolation::confine::{Confinement, ConfinementReport};
 use crate::request::Request;
 use crate::status::Status;
-use crate::worker::{Measured, SnapshotHead};
+use crate::worker::{Measured, PlaceMemory, SnapshotHead};
 use serde::{Deserialize, Serialize};
 
 /// What the host tells a child.
@@ -64,8 +64,8 @@ pub(super) enum ToHost {
     Beat,
     /// Positions that the slots hold, and bytes of saved states.
     Kept(u64, u64),
-    /// Bytes that the engine allocated for the context.
-    Memory(u64),
+    /// What the engine allocated.
+    Memory(Vec<PlaceMemory>),
     Measured(Measured),
     /// The engine was called once.
     Decoded {

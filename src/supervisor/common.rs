@@ -4,6 +4,7 @@ use super::gate::Gate;
 use crate::config::{Isolation, Sandbox, SupervisorConfig, TaintPolicy};
 use crate::error::{Error, Result};
 use crate::isolation::child::{self, Located};
+use crate::prepare::PreparedEngine;
 use crate::process::Process;
 use crate::telemetry::Counts;
 use std::sync::Arc;
@@ -47,13 +48,22 @@ impl Common {
     }
 
     /// Refuses an engine whose workers cannot be started.
-    pub(super) fn check_isolation(&self, isolation: Isolation) -> Result<()> {
-        match (&self.worker, isolation) {
+    pub(super) fn check_isolation(&self, engine: &PreparedEngine) -> Result<()> {
+        match (&self.worker, engine.isolation()) {
             // Silently confining nothing would be the worst answer.
             (_, Isolation::Thread) if self.sandbox == Sandbox::Strict => Err(Error::invalid(
                 "child.sandbox",
                 "\"strict\" confines worker processes, and this engine's workers are threads; prepare it with isolation \"process\"",
             )),
+            // The driver opens device nodes, sends them its own commands and maps what it likes: what that takes is not known well
+            // enough to allow just that.
+            (_, Isolation::Process) if self.sandbox == Sandbox::Strict && !engine.devices().is_empty() => {
+                Err(Error::invalid(
+                    "child.sandbox",
+                    "\"strict\" is for workers that compute on the CPU: what NVIDIA's driver does is refused there; use \"off\", or prepare \
+                 the engine with devices \"none\"",
+                ))
+            }
             (Err(why), Isolation::Process) => {
                 Err(Error::Unsupported(format!("isolation: \"process\" needs a worker process: {why}")))
             }

@@ -7,11 +7,12 @@ use super::shared::{Circuit, STOPPED, Shared, Stage, fail_all};
 use super::starts::{Body, no_thread};
 use super::unload::Unload;
 use crate::config::TaintPolicy;
-use crate::crash::{Crash, CrashReason};
+use crate::crash::Crash;
 use crate::error::Result;
 use crate::isolation::thread::{self, Death};
 use crate::job::{Job, draw_seed};
 use crate::native::Model;
+use crate::prepare::HOST;
 use crate::remote::{self, Heard};
 use crate::status::Status;
 use crate::worker::WorkerFault;
@@ -214,9 +215,13 @@ impl Control {
         self.publish();
         self.shared.workers[i].set_ready(true);
         self.shared.worker_changed();
-        let (telemetry, state) = (&self.shared.telemetry, &self.shared.workers[i]);
+        let state = &self.shared.workers[i];
         state.counters.set_backoff(Duration::ZERO);
-        let (memory_bytes, vram_used_bytes) = (state.memory(), telemetry.vram_used_bytes());
+        let memory = state.memory();
+        let bytes = |on_gpu: bool| -> u64 {
+            memory.iter().filter(|place| (place.place != HOST) == on_gpu).map(|place| place.allocated_bytes).sum()
+        };
+        let (memory_bytes, vram_used_bytes) = (bytes(false), bytes(true));
         log_worker!(info, self, i, memory_bytes, vram_used_bytes, "worker ready");
     }
 
@@ -276,8 +281,9 @@ impl Control {
         let state = &self.shared.workers[i];
         state.set_ready(false);
         let (status, message) = (fault.status(), format!("worker {i} failed: {fault}"));
-        // After a memory fault nobody knows what was written to before, in the process that had it.
-        let taints = fault.reason == CrashReason::Signal && !is_process;
+        // After a memory fault nobody knows what was written to before, in the process that had it; after an error of CUDA, what
+        // still works there.
+        let taints = fault.reason.taints() && !is_process;
         if taints {
             self.shared.common.set_tainted();
         }

@@ -4,7 +4,7 @@ use super::policy::BreakerState;
 use crate::config::{Isolation, TaintPolicy};
 use crate::crash::Crash;
 use crate::status::Status;
-use crate::worker::WorkerProcess;
+use crate::worker::{PlaceMemory, WorkerProcess};
 use serde::Serialize;
 
 /// State of a supervisor as a whole.
@@ -123,8 +123,10 @@ pub struct WorkerHealth {
     pub last_crash: Option<Crash>,
     /// Requests in its slots.
     pub active: usize,
-    /// Bytes that the engine allocated for its cache and compute buffers; 0 before it has a context.
+    /// Bytes that the engine allocated for its cache and compute buffers in all places; 0 before it has a context.
     pub memory_bytes: u64,
+    /// The same by place, beside what was planned, and which weights are there; empty before it has a context.
+    pub memory: Vec<PlaceMemory>,
     /// Tokens of a prompt that it decodes at a time; 0 before it has measured that.
     pub prefill_piece: u32,
     /// Most tokens that it guesses ahead: the engine's `draft_max`, or 0 where checking several tokens in one decode gives

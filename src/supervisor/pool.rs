@@ -42,7 +42,7 @@ pub(super) struct Runs {
 impl Pool {
     pub(super) fn start(engine: PreparedEngine, config: SupervisorConfig) -> Result<Arc<Self>> {
         let common = Arc::new(Common::new(&config)?);
-        common.check_isolation(engine.isolation())?;
+        common.check_isolation(&engine)?;
         let current = Arc::new(Shared::new(engine, config.clone(), &common, Role::Current)?);
         let pool = Arc::new(Self {
             common,

@@ -60,7 +60,7 @@ impl Pool {
         self.check_open()?;
         let _turn = Turn::take(&self.reloading)?;
         let began = Instant::now();
-        self.common.check_isolation(engine.isolation())?;
+        self.common.check_isolation(&engine)?;
         engine.verify()?;
         let old = self.current();
         if old.prepared.is_same_plan(&engine) {

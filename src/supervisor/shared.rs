@@ -361,6 +361,7 @@ impl Shared {
 
     fn worker_health(&self, worker: &WorkerState) -> WorkerHealth {
         let (kv_used, prefix_store_used) = worker.kept();
+        let memory = worker.memory();
         WorkerHealth {
             ready: worker.is_ready(self.stall_limit()),
             heartbeat_ms: u64::try_from(worker.idle_for().as_millis()).unwrap_or(u64::MAX),
@@ -368,7 +369,8 @@ impl Shared {
             breaker: worker.breaker(),
             last_crash: worker.last_crash(),
             active: worker.active(),
-            memory_bytes: worker.memory(),
+            memory_bytes: memory.iter().map(|place| place.allocated_bytes).sum(),
+            memory,
             prefill_piece: worker.prefill_piece(),
             draft_max: worker.draft_max(),
             kv_used,

@@ -102,7 +102,7 @@ impl Control {
             }
             Ok(Err(e)) => self.give_up(e.status(), e.to_string()),
             Err(death) => {
-                if death.reason() == CrashReason::Signal {
+                if death.reason().taints() {
                     self.shared.common.set_tainted();
                 }
                 let status = match (&death, self.shared.load_is_cancelled()) {

@@ -23,8 +23,6 @@ pub(crate) struct Identity {
     pub engine_digest: String,
     pub device_mask: String,
     pub slots: u32,
-    /// Whether it computes on the CPU alone, and so uses no memory of a GPU.
-    pub cpu_only: bool,
 }
 
 impl From<&PreparedEngine> for Identity {
@@ -39,7 +37,6 @@ impl From<&PreparedEngine> for Identity {
             engine_digest: engine.engine_digest().into(),
             device_mask: engine.device_mask().to_string(),
             slots: engine.slots(),
-            cpu_only: engine.devices().is_empty(),
         }
     }
 }
@@ -159,11 +156,6 @@ impl Telemetry {
     /// Milliseconds until so many requests will have ended, by how long the last ones took; `None` before any has run.
     pub(crate) fn retry_after_ms(&self, ends: usize) -> Option<u64> {
         self.service.until(ends, self.workers.len() as u64 * u64::from(self.identity.slots))
-    }
-
-    /// 0 where no GPU computes; `None`: not known.
-    pub(crate) fn vram_used_bytes(&self) -> Option<u64> {
-        self.identity.cpu_only.then_some(0)
     }
 }
 

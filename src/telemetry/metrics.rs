@@ -3,8 +3,10 @@
 use super::counters::{Telemetry, WorkerCounters};
 use super::histogram::Histogram;
 use super::prometheus;
+use crate::prepare::HOST;
 use crate::status::Status;
 use crate::supervisor::{Health, QueueDepths, WorkerHealth};
+use crate::worker::PlaceMemory;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -41,7 +43,8 @@ pub struct Metrics {
     /// Bytes of snapshots that running requests have, see
     /// [`SupervisorConfig::snapshot_bytes`](crate::SupervisorConfig::snapshot_bytes).
     pub snapshot_bytes: u64,
-    /// Bytes of GPU memory in use: 0 where no GPU computes, `None` where it is not known.
+    /// Bytes of GPU memory that the engine allocated: 0 where no GPU computes, `None` where it is not known. What CUDA's contexts
+    /// take besides is not in it.
     pub vram_used_bytes: Option<u64>,
     /// What went wrong last.
     pub last_error: Option<String>,
@@ -140,7 +143,7 @@ impl Metrics {
             queue_depth_by_priority: health.queue_depth_by_priority,
             leases: health.leases as u64,
             snapshot_bytes: health.snapshot_bytes,
-            vram_used_bytes: telemetry.vram_used_bytes(),
+            vram_used_bytes: Some(vram_used(&health.workers)),
             workers: workers
                 .map(|((health, counters), worker)| WorkerMetrics::new(worker, identity.slots, health, counters))
                 .collect(),
@@ -155,6 +158,18 @@ impl Metrics {
     pub fn to_prometheus(&self) -> String {
         prometheus::render(self)
     }
+}
+
+/// Of weights, caches and compute buffers. Workers that are threads share the weights.
+fn vram_used(workers: &[WorkerHealth]) -> u64 {
+    let on_gpus = |worker: &WorkerHealth, bytes: fn(&PlaceMemory) -> u64| -> u64 {
+        worker.memory.iter().filter(|place| place.place != HOST).map(bytes).sum()
+    };
+    let weights = workers.iter().map(|worker| (worker, on_gpus(worker, |place| place.weights.values().sum())));
+    let (processes, threads): (Vec<_>, Vec<_>) = weights.partition(|(worker, _)| worker.process.is_some());
+    let own: u64 = processes.iter().map(|(_, bytes)| bytes).sum();
+    let shared = threads.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+    own + shared + workers.iter().map(|worker| on_gpus(worker, |place| place.allocated_bytes)).sum::<u64>()
 }
 
 impl WorkerMetrics {

@@ -1,5 +1,6 @@
 //! Loading what was prepared: the one way, whichever process the weights are to be in.
 
+use super::memory::check_placement;
 use crate::error::{Error, Result};
 use crate::native::{self, LoadParams, Model, NativeError, NativeStatus};
 use crate::prepare::PreparedEngine;
@@ -16,6 +17,13 @@ pub(crate) fn load(engine: &PreparedEngine, progress: impl FnMut(f32) -> bool) -
         Error::Load { status, message: format!("loading {}: {error}", engine.model().display()) }
     };
     native::init_backend().map_err(not_loaded)?;
-    let params = LoadParams { use_mmap: engine.use_mmap(), use_mlock: engine.use_mlock() };
-    Model::load(engine.model(), &params, progress).map_err(not_loaded)
+    let shares = engine.split().map(|split| split.shares.as_slice()).unwrap_or_default();
+    if !shares.is_empty() {
+        native::start_cuda().map_err(not_loaded)?;
+    }
+    let devices = shares.iter().map(|share| (share.index, share.layers)).collect();
+    let params = LoadParams { use_mmap: engine.use_mmap(), use_mlock: engine.use_mlock(), devices };
+    let model = Model::load(engine.model(), &params, progress).map_err(not_loaded)?;
+    check_placement(engine, &model)?;
+    Ok(model)
 }

@@ -11,6 +11,7 @@ mod exact;
 mod fault;
 mod load;
 mod logprobs;
+mod memory;
 mod pace;
 mod prefix;
 mod prompt;
@@ -23,6 +24,7 @@ mod store;
 mod utf8;
 
 pub(crate) use load::load;
+pub use memory::PlaceMemory;
 pub(crate) use snapshot::{Snapshot, SnapshotHead, SnapshotPolicy};
 pub use state::WorkerProcess;
 pub(crate) use state::WorkerState;
@@ -195,15 +197,20 @@ impl Worker {
 
     /// Keeps what was really allocated, and says where the plan was too low.
     fn report_memory(&self, context: &Context) -> Result<(), WorkerFault> {
-        let (used, plan) = (context.memory()?, self.prepared.memory());
-        let contexts = u64::from(self.prepared.contexts());
-        let planned: u64 = plan.places.iter().map(|place| place.cache + place.compute).sum::<u64>() / contexts;
-        let allocated = used.cache + used.compute;
-        self.state.set_memory(allocated);
-        if allocated > planned {
-            tracing::warn!(worker = self.index, allocated, planned, "the context took more memory than was planned");
+        let places = memory::measure(&self.prepared, &self.model, context)?;
+        for PlaceMemory { place, planned_bytes: planned, allocated_bytes: allocated, weights, .. } in &places {
+            if allocated > planned {
+                tracing::warn!(
+                    worker = self.index,
+                    place,
+                    allocated,
+                    planned,
+                    "the context took more memory than was planned"
+                );
+            }
+            tracing::debug!(worker = self.index, place, allocated, planned, ?weights, "context made");
         }
-        tracing::debug!(worker = self.index, allocated, planned, weights = used.weights, "context made");
+        self.state.set_memory(places);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What others may know of a worker while it decodes. Nothing here is locked during a decode.
 
-use super::Measured;
+use super::{Measured, PlaceMemory};
 use crate::crash::Crash;
 use crate::heartbeat::Heartbeat;
 use crate::isolation::confine::ConfinementReport;
@@ -43,7 +43,7 @@ pub(crate) struct WorkerState {
     turns: Heartbeat,
     ready: AtomicBool,
     restarts: AtomicU32,
-    memory: AtomicU64,
+    memory: Mutex<Vec<PlaceMemory>>,
     prefill_piece: AtomicU32,
     draft_max: AtomicU32,
     kv_used: AtomicU64,
@@ -69,7 +69,7 @@ impl WorkerState {
             turns: Heartbeat::new(),
             ready: AtomicBool::new(false),
             restarts: AtomicU32::new(0),
-            memory: AtomicU64::new(0),
+            memory: Mutex::default(),
             prefill_piece: AtomicU32::new(0),
             draft_max: AtomicU32::new(0),
             kv_used: AtomicU64::new(0),
@@ -145,16 +145,16 @@ impl WorkerState {
         *self.last_crash.lock() = Some(crash);
     }
 
-    /// Bytes that the engine allocated for its context; 0 while there is none.
-    pub(crate) fn memory(&self) -> u64 {
-        self.memory.load(Ordering::Relaxed)
+    /// What the engine allocated; empty while it has no context.
+    pub(crate) fn memory(&self) -> Vec<PlaceMemory> {
+        self.memory.lock().clone()
     }
 
-    pub(crate) fn set_memory(&self, bytes: u64) {
-        self.memory.store(bytes, Ordering::Relaxed);
+    pub(crate) fn set_memory(&self, places: Vec<PlaceMemory>) {
         if let Some(host) = &self.host {
-            host.memory(bytes);
+            host.memory(places.clone());
         }
+        *self.memory.lock() = places;
     }
 
     /// Tokens of a prompt that are decoded at a time; 0 before that is known.
@@ -213,7 +213,7 @@ impl WorkerState {
 
     /// Its context is gone, and no successor follows soon.
     pub(crate) fn unloaded(&self) {
-        self.set_memory(0);
+        self.set_memory(vec![]);
         self.set_kept(0, 0);
         self.prefill_piece.store(0, Ordering::Relaxed);
         self.draft_max.store(0, Ordering::Relaxed);

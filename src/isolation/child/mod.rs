@@ -17,4 +17,5 @@ mod tests;
 pub(crate) use entry::{main, main_if_child, why_not_started};
 pub(crate) use launch::{LaunchOptions, Launched, launch};
 pub(crate) use locate::{Located, NotLocated, locate};
+pub(crate) use objects::own_file;
 pub(crate) use process::Exit;

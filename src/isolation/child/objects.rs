@@ -40,6 +40,11 @@ pub(super) fn loaded() -> Vec<Object> {
     objects.collect()
 }
 
+/// The file that this code is in: the library, or the program that it is linked into.
+pub(crate) fn own_file() -> Option<PathBuf> {
+    loaded().into_iter().find(|object| object.is_ours)?.path
+}
+
 /// The loader that runs this process, which its children need too: a system without the usual folders has it elsewhere.
 pub(super) fn interpreter() -> Option<PathBuf> {
     // SAFETY: a call without memory.

@@ -183,7 +183,7 @@ fn load(path: &Path) -> Outcome {
     let wordless =
         |info: &ModelInfo| info.n_vocab == 0 || matches!(info.tokenizer_model.as_deref(), Some("none" | "no_vocab"));
     say("loading");
-    let Ok(model) = Model::load(path, &LoadParams { use_mmap: true, use_mlock: false }, |_| true) else {
+    let Ok(model) = Model::load(path, &LoadParams { use_mmap: true, ..LoadParams::default() }, |_| true) else {
         return Outcome::Refused;
     };
     let model = Arc::new(model);

@@ -11,7 +11,7 @@ const PROBABILITIES: [f64; 7] = [0.41, 0.24, 0.16, 0.09, 0.05, 0.03, 0.02];
 
 fn load() -> Arc<Model> {
     init_backend().unwrap();
-    let params = LoadParams { use_mmap: true, use_mlock: false };
+    let params = LoadParams { use_mmap: true, ..LoadParams::default() };
     Arc::new(Model::load(&crate::test_model(), &params, |_| true).unwrap())
 }
 

@@ -40,6 +40,9 @@ pub(crate) struct Demand {
     pub use_mmap: bool,
 }
 
+/// The place that is no device.
+pub(crate) const HOST: &str = "host";
+
 /// What running the model takes, by place. All sizes in bytes, for all workers together, and for a spare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -142,7 +145,7 @@ pub(crate) fn on_host(model: &Header, demand: &Demand) -> MemoryPlan {
     let output = 4 * u64::from(info.n_vocab) * demand.outputs();
     let vocabulary = TOKEN_OVERHEAD * u64::from(info.n_vocab) + weights::header_bytes(model.parts());
     let place = PlacePlan {
-        place: "host".into(),
+        place: HOST.into(),
         weights_mapped: weights.mapped,
         weights: weights.allocated.saturating_mul(copies),
         cache: cache.saturating_mul(contexts),

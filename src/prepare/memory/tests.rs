@@ -55,7 +55,7 @@ fn allocated(model: &Arc<Model>, demand: &Demand) -> Option<MemoryUse> {
         swa_full: demand.swa_full,
     };
     let context = Context::new(model.clone(), &params, Arc::new(AtomicI32::new(0))).ok()?;
-    Some(context.memory().unwrap())
+    Some(context.memory(None).unwrap())
 }
 
 /// Never below what was allocated, and at most so many hundredths above it.
@@ -70,7 +70,8 @@ fn compare(path: &Path) -> (String, usize) {
     let architecture = header.info().architecture.clone();
     let mirrored = MIRRORED.contains(&architecture.as_str());
     let mut compared = 0;
-    let load = |use_mmap| Arc::new(Model::load(path, &LoadParams { use_mmap, use_mlock: false }, |_| true).unwrap());
+    let load =
+        |use_mmap| Arc::new(Model::load(path, &LoadParams { use_mmap, ..LoadParams::default() }, |_| true).unwrap());
     let (mapped, read) = (load(true), load(false));
     for (name, demand) in demands() {
         let demand = Demand { n_ctx: demand.n_ctx.min(header.info().n_ctx_train), ..demand };
