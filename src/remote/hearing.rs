@@ -14,9 +14,10 @@ use crate::event::{Event, Started, Token};
 use crate::isolation::ipc::{Blob, Reader};
 use crate::job::Job;
 use crate::machine::resident_bytes;
+use crate::prepare::MemoryPlan;
 use crate::status::Status;
 use crate::sync::Mutex;
-use crate::worker::{Snapshot, WorkerFault, WorkerProcess, WorkerState};
+use crate::worker::{PlaceMemory, Snapshot, WorkerFault, WorkerProcess, WorkerState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -104,7 +105,12 @@ impl Hearing {
                 (self.remote.tell)(seat.index, Heard::Ready);
             }
             ToHost::Kept(positions, stored) => state.set_kept(positions, stored),
-            ToHost::Memory(places) => state.set_memory(places),
+            ToHost::Memory(places) => {
+                if !are_of_plan(&places, self.remote.prepared.memory()) {
+                    return Err(nonsense("memory in places that the plan has not"));
+                }
+                state.set_memory(places);
+            }
             ToHost::Measured(measured) => state.set_measured(measured),
             ToHost::Decoded { tokens, micros } => {
                 state.counters.decoded(tokens as usize, Duration::from_micros(micros));
@@ -232,6 +238,14 @@ impl Hearing {
     }
 }
 
+/// It is kept and shown: no more, and no other names, than a worker of this plan has.
+fn are_of_plan(places: &[PlaceMemory], plan: &MemoryPlan) -> bool {
+    let kinds = |place: &PlaceMemory| place.weights.keys().all(|kind| PlaceMemory::KINDS.contains(&kind.as_str()));
+    places.is_empty()
+        || places.iter().map(|place| &place.place).eq(plan.places.iter().map(|place| &place.place))
+            && places.iter().all(kinds)
+}
+
 fn nonsense(what: &str) -> WorkerFault {
     WorkerFault::new(CrashReason::Protocol, format!("what it says makes no sense: {what}"))
 }
@@ -352,6 +366,26 @@ mod tests {
         assert_eq!((ear.hears(loaded()), ear.hears(loaded())), (SENSE, NONSENSE));
         assert_eq!((ear.hears(ToHost::Ready), ear.hears(ToHost::Ready)), (SENSE, NONSENSE));
         assert_eq!(ear.told.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn it_has_memory_only_where_the_plan_has() {
+        let mut ear = Ear::new();
+        let place = |place: &str, kind: &str| PlaceMemory {
+            place: place.into(),
+            planned_bytes: 1,
+            allocated_bytes: 1,
+            weights_planned_bytes: 1,
+            weights: [(kind.to_owned(), 1)].into(),
+        };
+        assert_eq!(ear.hears(ToHost::Memory(vec![place("host", "attention")])), SENSE);
+        for places in [
+            vec![place("GPU0", "attention")],
+            vec![place("host", "attention"), place("host", "attention")],
+            vec![place("host", "x")],
+        ] {
+            assert_eq!(ear.hears(ToHost::Memory(places)), NONSENSE);
+        }
     }
 
     #[test]

@@ -23,6 +23,12 @@ pub struct PlaceMemory {
     pub weights: BTreeMap<String, u64>,
 }
 
+impl PlaceMemory {
+    /// What [`weights`](Self::weights) may have.
+    pub(crate) const KINDS: [&str; 8] =
+        ["attention", "embeddings", "experts", "feed_forward", "norms", "output", "state", "other"];
+}
+
 /// Which kind of weights a tensor is, by its name in the file.
 fn kind(tensor: &str) -> &'static str {
     // `blk.12.attn_q.weight` is `attn_q`.
@@ -98,7 +104,7 @@ pub(super) fn measure(
 
 #[cfg(test)]
 mod tests {
-    use super::kind;
+    use super::{PlaceMemory, kind};
 
     #[test]
     fn kinds_by_name() {
@@ -118,6 +124,7 @@ mod tests {
         ];
         for (name, expected) in cases {
             assert_eq!(kind(name), expected, "{name}");
+            assert!(PlaceMemory::KINDS.contains(&kind(name)));
         }
     }
 }
