@@ -57,7 +57,7 @@ fn c() {
     let compile = |how: &str, link: &[String]| {
         let program = dir.join(how);
         let mut cc = Command::new("cc");
-        cc.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wno-missing-field-initializers"]);
+        cc.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]);
         cc.arg("-I").arg(root().join("include")).arg(dir.join("chat.c")).args(link).arg("-o").arg(&program);
         let output = cc.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -4,6 +4,9 @@ use crate::support::{self, child, read};
 use crate::{engine, faulty, is_there, pid, plain, start};
 use llamapen::{Fault, Supervisor, SupervisorConfig, prepare};
 use serde::{Deserialize, Serialize};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -24,6 +27,7 @@ enum Odd {
     ManyDescriptors,
     DeletedFolder,
     CoreLimit,
+    OtherUser,
     NoMemoryLocks,
 }
 
@@ -127,6 +131,14 @@ impl Odd {
                     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
                     libc::setrlimit(libc::RLIMIT_CORE, &limit);
                 }
+                Self::OtherUser => {
+                    const NOBODY: u32 = 65534;
+                    if libc::geteuid() == 0 {
+                        assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
+                        assert_eq!(libc::setresgid(NOBODY, NOBODY, NOBODY), 0);
+                        assert_eq!(libc::setresuid(NOBODY, NOBODY, NOBODY), 0);
+                    }
+                }
                 Self::NoMemoryLocks => {
                     let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                     libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit);
@@ -134,6 +146,24 @@ impl Odd {
             }
         }
     }
+}
+
+/// One that gave up its rights after it was started, as services do. What it is to read and to start, it may.
+#[test]
+fn it_may_have_become_another_user() {
+    let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
+    let copy = |from: &Path, mode: u32| {
+        let to = folder.path().join(from.file_name().unwrap());
+        std::fs::copy(from, &to).unwrap();
+        std::fs::set_permissions(&to, Permissions::from_mode(mode)).unwrap();
+        to
+    };
+    let worker = std::env::current_exe().unwrap().parent().unwrap().with_file_name("llamapen-worker");
+    let (model, worker) = (copy(&support::model(), 0o644), copy(&worker, 0o755));
+    let mut command = child::command(&Ask::Odd(Odd::OtherUser));
+    let output = command.env("LLAMAPEN_TEST_MODEL", model).env("LLAMAPEN_WORKER", worker).output().unwrap();
+    let (same, died, left): (bool, bool, bool) = child::answer_of(&output);
+    assert!(same && died && !left);
 }
 
 /// Killed at once, the host leaves nobody behind.
