@@ -143,15 +143,21 @@ impl Plan {
                             failed.lock().unwrap().get_or_insert(format!("{}: {why}", sources.relative(file)));
                         }
                     }
+                    let _ = fs::remove_dir_all(self.work(worker));
                 });
             }
         });
         failed.into_inner().unwrap().map_or(Ok(()), Err)
     }
 
+    /// Where a thread compiles: in the cache, so that what it has made is moved, not copied.
+    fn work(&self, thread: usize) -> PathBuf {
+        self.cache.join(format!("tmp-{thread}"))
+    }
+
     /// Alone: with several files in one build, cc has nvcc make relocatable device code.
     fn compile_one(&self, sources: &Sources, file: &Path, object: &Path, worker: usize) -> Result<(), String> {
-        let work = self.cache.join(format!("tmp-{worker}"));
+        let work = self.work(worker);
         let mut build = cc::Build::new();
         build.cargo_metadata(false).no_default_flags(true).warnings(false).cuda(true).cudart("none");
         build.out_dir(&work).file(file).includes(&self.kernels.includes).include(&self.toolkit.include);

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Its file.
-pub(crate) const LIBRARY: &str = "libllamapen-cuda.so";
+const LIBRARY: &str = "libllamapen-cuda.so";
 
 /// Names it, where it is nowhere else.
-pub(crate) const VARIABLE: &str = "LLAMAPEN_CUDA_LIBRARY";
+const VARIABLE: &str = "LLAMAPEN_CUDA_LIBRARY";
 
 /// Folders of a toolkit, or of NVIDIA's Python packages unpacked, whose `lib64` or `lib` has cublas.
 const ROOTS: [&str; 3] = ["LLAMAPEN_CUDA_ROOT", "CUDA_HOME", "CUDA_PATH"];
@@ -93,7 +93,7 @@ fn open_one(path: &Path) -> Result<Library, String> {
 }
 
 /// Where cublas may be.
-pub(crate) fn cublas_folders(library: &Path) -> Vec<PathBuf> {
+fn cublas_folders(library: &Path) -> Vec<PathBuf> {
     let named = ROOTS.iter().filter_map(|name| std::env::var_os(name).filter(|root| !root.is_empty()));
     let roots = named.map(PathBuf::from).chain(["/usr/local/cuda".into(), "/opt/cuda".into()]);
     let folders = roots.flat_map(|root| ["lib64", "lib"].map(|lib| root.join(lib)));
