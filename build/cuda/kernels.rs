@@ -59,9 +59,10 @@ pub fn headers(sources: &Sources) -> Result<Vec<PathBuf>, String> {
 /// What of ggml the kernels call, without the pen's hooks, and the way in.
 pub fn base(sources: &Sources) -> Group {
     let ggml = sources.llama_cpp.join("ggml/src");
-    let mut files: Vec<_> = ["ggml.c", "ggml-alloc.c", "ggml-backend.cpp", "ggml-quants.c", "ggml-threading.cpp"]
-        .map(|name| ggml.join(name))
-        .into();
+    let mut files: Vec<_> =
+        ["ggml.c", "ggml-alloc.c", "ggml-backend.cpp", "ggml-backend-meta.cpp", "ggml-quants.c", "ggml-threading.cpp"]
+            .map(|name| ggml.join(name))
+            .into();
     files.extend(["backend.cpp", "driver.cpp"].map(|name| PathBuf::from("src/native/cuda").join(name)));
     Group {
         name: "ggml-cuda-base",
