@@ -17,6 +17,9 @@ mod target;
 #[path = "build/vendor.rs"]
 mod vendor;
 
+use std::ffi::OsStr;
+use std::process::Command;
+
 fn main() {
     let step = match std::env::args().nth(1).as_deref() {
         Some(bindings::CHILD) => bindings::generate_here(),
@@ -26,6 +29,17 @@ fn main() {
     if let Err(problem) = step {
         eprintln!("\nllamapen: {problem}\n");
         std::process::exit(1);
+    }
+}
+
+/// One step in a process of its own, with variables that this one cannot safely set for itself. An error is what it said.
+fn run_again<'a>(step: &str, environment: impl IntoIterator<Item = (&'a str, &'a OsStr)>) -> Result<(), String> {
+    let script = std::env::current_exe().map_err(|e| format!("the build script does not find itself: {e}"))?;
+    let output = Command::new(script).arg(step).envs(environment).output();
+    let output = output.map_err(|e| format!("the build script cannot run itself: {e}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
     }
 }
 

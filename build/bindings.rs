@@ -36,19 +36,9 @@ pub const CHILD: &str = "bindings";
 /// change its own.
 pub fn generate() -> Result<(), String> {
     println!("cargo::rerun-if-env-changed=LIBCLANG_PATH");
-    let script = std::env::current_exe().map_err(|e| format!("the build script does not find itself: {e}"))?;
-    let mut child = Command::new(script);
-    child.arg(CHILD);
-    if std::env::var_os("LIBCLANG_PATH").is_none()
-        && let Some(dir) = private_libclang()
-    {
-        child.env("LIBCLANG_PATH", dir);
-    }
-    let output = child.output().map_err(|e| format!("the build script cannot run itself: {e}"))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(format!("making the bindings failed:\n{}", String::from_utf8_lossy(&output.stderr).trim())),
-    }
+    let private = if std::env::var_os("LIBCLANG_PATH").is_none() { private_libclang() } else { None };
+    let environment = private.iter().map(|dir| ("LIBCLANG_PATH", dir.as_os_str()));
+    crate::run_again(CHILD, environment).map_err(|said| format!("making the bindings failed:\n{said}"))
 }
 
 /// What the child does.

@@ -45,14 +45,9 @@ pub fn build(sources: &Sources, target: &Target, engine: &compile::Engine) -> Re
         return Ok(None);
     }
     let plan = Plan::new(sources, target)?;
-    let script = std::env::current_exe().map_err(|e| format!("the build script does not find itself: {e}"))?;
-    let mut child = Command::new(script);
-    child.arg(CHILD).env("NVCC", &plan.toolkit.nvcc).env("LLAMAPEN_CUDA_ROOT", &plan.toolkit.root);
-    let output = child.output().map_err(|e| format!("the build script cannot run itself: {e}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(format!("compiling the CUDA kernels with {}: {said}", plan.toolkit.nvcc.display()));
-    }
+    let environment = [("NVCC", plan.toolkit.nvcc.as_os_str()), ("LLAMAPEN_CUDA_ROOT", plan.toolkit.root.as_os_str())];
+    crate::run_again(CHILD, environment)
+        .map_err(|said| format!("compiling the CUDA kernels with {}: {said}", plan.toolkit.nvcc.display()))?;
     let library = plan.link(sources, engine)?;
     install(&library)?;
     let archs = plan.archs.iter().map(Arch::written).collect::<Vec<_>>().join(",");
@@ -61,7 +56,8 @@ pub fn build(sources: &Sources, target: &Target, engine: &compile::Engine) -> Re
 
 /// What the child does.
 pub fn compile_here() -> Result<(), String> {
-    let (sources, target) = (crate::sources::list(&crate::vendor::locate()?, &Target::resolve()?)?, Target::resolve()?);
+    let target = Target::resolve()?;
+    let sources = crate::sources::list(&crate::vendor::locate()?, &target)?;
     Plan::new(&sources, &target)?.compile(&sources)
 }
 
