@@ -182,8 +182,8 @@ impl Plan {
         }
         let ours = ["backend.cpp", "backend.h", "driver.cpp", "exports.map"]
             .map(|name| Path::new("src/native/cuda").join(name));
+        println!("cargo::rerun-if-changed=src/native/cuda");
         for file in &ours {
-            println!("cargo::rerun-if-changed={}", file.display());
             key.file(&file.to_string_lossy(), file)?;
         }
         key.text(&engine.digest);

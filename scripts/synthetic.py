@@ -172,6 +172,11 @@ def fill(path):
             blocks = random.integers(0, 256, data.shape, dtype=np.uint8).reshape(-1, 144)
             blocks[:, :4] = np.frombuffer(np.array([2e-4, 1.5e-3], np.float16).tobytes(), np.uint8)
             data[:] = blocks.reshape(data.shape)
+        elif kind == "Q6_K":
+            # Numbers of 6 bits, 16 scales of 8, and the half that they are multiplied with.
+            blocks = random.integers(0, 256, data.shape, dtype=np.uint8).reshape(-1, 210)
+            blocks[:, 208:] = np.frombuffer(np.array([3e-5], np.float16).tobytes(), np.uint8)
+            data[:] = blocks.reshape(data.shape)
         elif kind != "F32":
             weights = random.normal(0, 0.04, tensor.shape[::-1]).astype(np.float32)
             data[:] = gguf.quants.quantize(weights, tensor.tensor_type)

@@ -22,6 +22,9 @@ pub fn kernels(sources: &Sources) -> Result<Group, String> {
     if files.iter().filter(|file| file.to_string_lossy().contains("fattn-vec-instance")).count() != FA_PAIRS.len() {
         return Err("this llama.cpp has not the flash attention kernels that build/cuda/kernels.rs lists".into());
     }
+    if std::env::var_os("CARGO_FEATURE_FAULT_INJECTION").is_some() {
+        files.push("src/native/cuda/inject.cu".into());
+    }
     let mut defines = vec![
         ("GGML_CUDA_USE_GRAPHS", None),
         ("GGML_CUDA_FA_QUANTS", Some("\"q4_0-q4_0,q8_0-q8_0,f16-f16,bf16-bf16\"")),

@@ -217,6 +217,8 @@ pub(crate) enum Injected {
     Allocate = sys::LP_INJECT_ALLOCATE,
     AllocateAndAbort = sys::LP_INJECT_ALLOCATE_AND_ABORT,
     Copy = sys::LP_INJECT_COPY,
+    GpuAddress = sys::LP_INJECT_GPU_ADDRESS,
+    GpuMemory = sys::LP_INJECT_GPU_MEMORY,
 }
 
 /// Where it does that; see `LP_Place`.

@@ -119,6 +119,11 @@ fn register(library: &Library) -> Result<(), String> {
         let why = if why.is_null() { c"it says not why" } else { unsafe { CStr::from_ptr(why) } };
         return Err(why.to_string_lossy().into_owned());
     }
+    #[cfg(feature = "fault-injection")]
+    // SAFETY: src/native/cuda/inject.cu gives the name this type. Nothing reads the variable before there is a GPU.
+    unsafe {
+        sys::lp_inject_gpu = library.get(b"llamapen_cuda_fault\0").ok().map(|fault| *fault);
+    }
     // SAFETY: what the library gave, for good.
     error::status(|e| unsafe { sys::lp_backend_add(backend, e) }).map_err(|e| e.to_string())
 }

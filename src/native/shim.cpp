@@ -286,6 +286,8 @@ LP_Status lp_decode(lp_context * context, const int32_t * tokens, const int32_t 
         int32_t code = 0;
         try {
             code = llama_decode(context->context.get(), batch);
+            // GPUs work on when it returns. How long a batch took, and its errors, belong to it and not to the next.
+            llama_synchronize(context->context.get());
         } catch (const std::bad_alloc & e) {
             // The compute threads may wait for this one in a barrier, for ever.
             lp_pen_no_memory(e.what());

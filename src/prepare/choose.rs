@@ -55,8 +55,6 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
     if config.prefix_store_bytes > 0 && !config.prefix_cache {
         return Err(Error::invalid("prefix_store_bytes", "nothing is saved without prefix_cache"));
     }
-    let flash_attention = flash_attention(config, info)?;
-    let (kv_type_k, kv_type_v) = cache_types(config, model, flash_attention)?;
     let decision = decide(config.require_gpu, &config.devices, &machine.devices, cuda)?;
     let all_layers = info.n_layer + 1;
     let n_gpu_layers = match (decision.devices.is_empty(), config.n_gpu_layers) {
@@ -72,6 +70,8 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         let problem = format!("{n_gpu_layers} of {all_layers} layers on GPUs contradict require_gpu");
         return Err(Error::invalid("n_gpu_layers", problem));
     }
+    let flash_attention = flash_attention(config, info, n_gpu_layers > 0)?;
+    let (kv_type_k, kv_type_v) = cache_types(config, model, flash_attention, n_gpu_layers > 0)?;
     let isolation = isolation(config, n_gpu_layers > 0)?;
     let contexts = workers + u32::from(config.warm_spare);
     let demand = Demand {
@@ -202,23 +202,48 @@ fn micro_batch(config: &EngineConfig, n_ctx: u32, slots: u32) -> Result<u32> {
     Ok(n_ubatch)
 }
 
-fn flash_attention(config: &EngineConfig, info: &ModelInfo) -> Result<bool> {
-    let possible = !WITHOUT_FLASH_ATTENTION.contains(&info.architecture.as_str());
-    match (config.flash_attention, possible) {
-        (Some(true), false) => {
-            Err(Error::invalid("flash_attention", format!("a {} model cannot be run with it", info.architecture)))
-        }
+fn flash_attention(config: &EngineConfig, info: &ModelInfo, on_gpus: bool) -> Result<bool> {
+    let (keys, values) = (info.n_embd_head_k, info.n_embd_head_v);
+    let queries_per_key = info.n_head / info.n_head_kv.max().max(1);
+    let refused = match info.architecture.as_str() {
+        without if WITHOUT_FLASH_ATTENTION.contains(&without) => Some(format!("a {without} model cannot be run with it")),
+        _ if on_gpus && !gpus_have_flash_attention(keys, values, queries_per_key) => Some(format!(
+            "for heads of {keys} and {values} elements GPUs have none, and the CPU would compute it between two layers of a GPU"
+        )),
+        _ => None,
+    };
+    match (config.flash_attention, refused) {
+        (Some(true), Some(why)) => Err(Error::invalid("flash_attention", why)),
         (Some(false), _) if config.deterministic => Err(Error::invalid(
             "flash_attention",
             "deterministic needs it: without, batches of other sizes give other bits",
         )),
-        (wanted, possible) => Ok(wanted.unwrap_or(possible)),
+        (wanted, refused) => Ok(wanted.unwrap_or(refused.is_none())),
     }
 }
 
-fn cache_types(config: &EngineConfig, model: &Header, flash_attention: bool) -> Result<(KvType, KvType)> {
+/// The sizes of heads that have a kernel: `ggml_cuda_get_best_fattn_kernel` in ggml-cuda/fattn.cu.
+fn gpus_have_flash_attention(keys: u32, values: u32, queries_per_key: u32) -> bool {
+    match (keys, values) {
+        // Without attention there is nothing to compute.
+        (0, _) => true,
+        (40 | 64 | 72 | 80 | 96 | 112 | 128 | 256, _) => values == keys,
+        (192, 128) => queries_per_key.is_multiple_of(8),
+        (320, 256) => queries_per_key.is_multiple_of(32),
+        (512 | 576, 512) => queries_per_key >= 2,
+        _ => false,
+    }
+}
+
+fn cache_types(config: &EngineConfig, model: &Header, flash: bool, on_gpus: bool) -> Result<(KvType, KvType)> {
     let (k, v) = (config.kv_type_k.unwrap_or_default(), config.kv_type_v.unwrap_or_default());
-    check_cache_types(model, flash_attention, k, v)?;
+    check_cache_types(model, flash, k, v)?;
+    for (what, kind) in [("kv_type_k", k), ("kv_type_v", v)] {
+        if on_gpus && kind == KvType::IQ4_NL {
+            let problem = "GPUs cannot compute attention over iq4_nl, and the CPU would do it; q4_0 is of the same size";
+            return Err(Error::invalid(what, problem));
+        }
+    }
     Ok((k, v))
 }
 
@@ -241,4 +266,21 @@ pub(super) fn check_cache_types(model: &Header, flash_attention: bool, k: KvType
         return Err(Error::invalid("kv_type_v", format!("{v} differs from {k}, but this model keeps both in one")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flash_attention_is_on_gpus_where_they_have_kernels_for_it() {
+        let has = [(64, 64, 3), (128, 128, 1), (256, 256, 4), (192, 128, 16), (512, 512, 2), (576, 512, 16), (0, 0, 1)];
+        let has_not = [(32, 32, 4), (48, 48, 1), (128, 64, 4), (192, 192, 8), (192, 128, 4), (576, 512, 1), (320, 256, 8)];
+        for (keys, values, queries) in has {
+            assert!(gpus_have_flash_attention(keys, values, queries), "{keys}, {values}, {queries}");
+        }
+        for (keys, values, queries) in has_not {
+            assert!(!gpus_have_flash_attention(keys, values, queries), "{keys}, {values}, {queries}");
+        }
+    }
 }

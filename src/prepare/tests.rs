@@ -166,6 +166,25 @@ fn layers_go_to_the_gpus_and_are_accounted_for() {
 }
 
 #[test]
+fn what_a_gpu_cannot_compute_is_not_left_to_the_cpu_in_silence() {
+    let gpu = with_gpus(&[16 * GIB]);
+    let nonlinear = config().with_kv_types(KvType::IQ4_NL, KvType::IQ4_NL);
+    on_cpu(&nonlinear, &machine()).unwrap();
+    let error = choose(&nonlinear, &header(), &gpu, true).unwrap_err().to_string();
+    assert!(error.starts_with("kv_type_k: GPUs cannot compute attention over iq4_nl"), "{error}");
+
+    // See scripts/synthetic.py.
+    let folder = std::env::var_os("LLAMAPEN_SYNTHETIC_MODELS").expect("names the folder that scripts/synthetic.py prints");
+    let path = std::path::PathBuf::from(folder).join("deepseek2.gguf");
+    let odd_heads = Header::open(std::slice::from_ref(&path)).unwrap();
+    let config = EngineConfig::new(&path);
+    assert!(choose(&config, &odd_heads, &machine(), true).unwrap().flash_attention);
+    assert!(!choose(&config, &odd_heads, &gpu, true).unwrap().flash_attention);
+    let error = choose(&config.with_flash_attention(true), &odd_heads, &gpu, true).unwrap_err().to_string();
+    assert!(error.starts_with("flash_attention: for heads of 288 and 256 elements GPUs have none"), "{error}");
+}
+
+#[test]
 fn nothing_spills_to_another_place() {
     let cuda = |config: &EngineConfig, machine: &MachineSnapshot| choose(config, &header(), machine, true);
     let status = |result: Result<Choices>| result.unwrap_err().status();

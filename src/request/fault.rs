@@ -90,6 +90,11 @@ pub enum Fault {
     EndlessAllocation,
     /// A compute thread does, and the thread that decodes aborts.
     AbortBesideAllocation,
+    /// A kernel on the GPU writes to an address where nothing is. This and the next are for engines on GPUs; elsewhere a
+    /// submit refuses them.
+    GpuIllegalAddress,
+    /// While a piece of the prompt is decoded, something in the process takes all memory of the GPU, and keeps it.
+    GpuMemory,
     /// SIGKILL. This and what follows is for workers that are processes; elsewhere a submit refuses it.
     Killed,
     /// SIGSTOP: it does nothing any more.
@@ -109,6 +114,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether only a worker on a GPU may have it.
+    pub(crate) fn is_of_a_gpu(self) -> bool {
+        matches!(self, Self::GpuIllegalAddress | Self::GpuMemory)
+    }
+
     /// Whether only a worker that is a process may have it.
     pub(crate) fn is_of_a_process(self) -> bool {
         matches!(

@@ -19,6 +19,9 @@ pub(super) fn check(request: &Request, engine: &PreparedEngine) -> Result<()> {
     if request.fault.is_some_and(Fault::is_of_a_process) && engine.isolation() == Isolation::Thread {
         return Err(Error::Unsupported("fault: it is for workers that are processes".into()));
     }
+    if request.fault.is_some_and(Fault::is_of_a_gpu) && engine.devices().is_empty() {
+        return Err(Error::Unsupported("fault: it is for engines on GPUs, and this one uses none".into()));
+    }
     in_range("draft_max", request.draft_max.unwrap_or(0), 0..=engine.draft_max())?;
     in_range("n_keep", request.n_keep, 0..=engine.n_ctx() / 2)?;
     let at_least = at_least_tokens(request, engine);

@@ -261,6 +261,7 @@ impl<'a> Loop<'a> {
         self.next_prefill = (slot + 1) % n;
 
         let others = self.slots.iter().flatten().any(|other| !other.is_prefilling());
+        let somebody_waits = others || self.worker.cancels_wait();
         let running = self.slots[slot].as_mut().expect("found above");
         let (job, piece, start) = (running.job.clone(), running.piece, running.prefilled);
         let end = running.prompt.len().min(start + piece);
@@ -287,7 +288,7 @@ impl<'a> Loop<'a> {
             Err(e) if is_of_its_batch(&e) => return self.fail(slot, &e),
             Err(e) => return Err(e.into()),
         }
-        running.piece = match others {
+        running.piece = match somebody_waits {
             true => self.pace.next_piece(self.batch.len() as u32, began.elapsed()) as usize,
             false => self.pace.piece() as usize,
         };

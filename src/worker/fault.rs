@@ -61,6 +61,8 @@ fn injection(fault: Fault) -> Option<(Injected, Place)> {
         Fault::HeapCorruption => (Injected::Heap, Place::Graph),
         Fault::EndlessAllocation => (Injected::Allocate, Place::Graph),
         Fault::AbortBesideAllocation => (Injected::AllocateAndAbort, Place::Compute),
+        Fault::GpuIllegalAddress => (Injected::GpuAddress, Place::Graph),
+        Fault::GpuMemory => (Injected::GpuMemory, Place::Graph),
     })
 }
 
@@ -91,8 +93,8 @@ pub(super) fn before_tokenising(job: &Job) {
 
 /// Before a piece of its prompt is decoded.
 pub(super) fn before_a_piece(job: &Job) {
-    if wanted(job) == Some(Fault::EndlessPrompt) {
-        arm(Fault::EndlessPrompt);
+    if let Some(fault @ (Fault::EndlessPrompt | Fault::GpuMemory)) = wanted(job) {
+        arm(fault);
     }
 }
 

@@ -42,6 +42,9 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Of a piece on a GPU: a cancel should take no longer than 100 ms, and what was measured is not the longest.
+const LONGEST_GRAPH: Duration = Duration::from_millis(80);
+
 pub(crate) struct Worker {
     pub index: u32,
     pub model: Arc<Model>,
@@ -152,14 +155,21 @@ impl Worker {
     /// Measured only where somebody can wait for a piece, and where results may depend on time.
     fn pace(&self, context: &mut Context) -> Result<Pace, NativeError> {
         let (slots, n_ubatch) = (self.prepared.slots(), self.prepared.n_ubatch());
-        if slots == 1 || self.prepared.deterministic() {
+        let somebody_waits = slots > 1 || self.cancels_wait();
+        if !somebody_waits || self.prepared.deterministic() {
             return Ok(Pace::fixed(n_ubatch));
         }
         let start = Instant::now();
         let largest = n_ubatch.min(self.prepared.n_ctx());
-        let pace = Pace::measure(context, slots, largest, self.some_token(), self.max_stall, || self.state.beat())?;
+        let limit = if self.cancels_wait() { self.max_stall.min(LONGEST_GRAPH) } else { self.max_stall };
+        let pace = Pace::measure(context, slots, largest, self.some_token(), limit, || self.state.beat())?;
         tracing::debug!(worker = self.index, piece = pace.piece(), took = ?start.elapsed(), "pace measured");
         Ok(pace)
+    }
+
+    /// Whether a cancel waits for a piece to end: nothing interrupts a graph on a GPU.
+    fn cancels_wait(&self) -> bool {
+        !self.prepared.devices().is_empty()
     }
 
     /// How guesses are made: as the engine says, or none where checking them would change answers.

@@ -12,6 +12,7 @@
 #include <stdexcept>
 
 volatile char * lp_inject_weights;
+void (*lp_inject_gpu)(bool of_memory);
 
 namespace {
 
@@ -53,6 +54,11 @@ void inject(int place) {
         for (;;) __asm__ volatile("" ::: "memory");
     case LP_INJECT_THROW: throw std::runtime_error("injected C++ exception");
     case LP_INJECT_NO_MEMORY: throw std::bad_alloc();
+    case LP_INJECT_GPU_ADDRESS:
+    case LP_INJECT_GPU_MEMORY:
+        GGML_ASSERT(lp_inject_gpu != nullptr);
+        lp_inject_gpu(injected == LP_INJECT_GPU_MEMORY);
+        break;
     default: lp_inject_locks(injected); break;
     }
 }

@@ -116,6 +116,9 @@ typedef enum LP_Injected {
     LP_INJECT_ALLOCATE = 25,
     LP_INJECT_ALLOCATE_AND_ABORT = 26,
     LP_INJECT_COPY = 27,
+    // See src/native/cuda/inject.cu.
+    LP_INJECT_GPU_ADDRESS = 40, // a kernel writes to where nothing is
+    LP_INJECT_GPU_MEMORY = 41,  // takes all memory of the GPU
 } LP_Injected;
 typedef enum LP_Place {
     LP_IN_GRAPH = 0,    // that is computed, on the thread that decodes
@@ -130,6 +133,8 @@ void lp_pen_arm(int injected, int place);
 int lp_pen_take_armed(int place);
 // In builds with fault injection: makes all of it happen.
 void lp_pen_inject(void);
+// Does LP_INJECT_GPU_…. NULL: there is no GPU.
+extern void (*lp_inject_gpu)(bool of_memory);
 // Does those that have to do with locks.
 void lp_inject_locks(int injected);
 // Whether the calling thread's domain is dying.
