@@ -7,6 +7,31 @@ mod support;
 use llamapen::{Isolation, State, Status, Supervisor, SupervisorConfig, prepare};
 use serde::{Deserialize, Serialize};
 
+/// The child: not a test by itself. Its driver and management library are stand-ins.
+#[test]
+#[ignore = "run by the other tests, in a child process"]
+fn preflight_child() {
+    let report = llamapen::preflight(&support::config());
+    let check = report.get("free_gpu_memory").unwrap_or_else(|| panic!("{report}"));
+    support::child::answer(&check.message);
+}
+
+#[test]
+fn the_preflight_asks_the_management_library_what_is_free() {
+    let driver = support::cuda_stand_in(&[]);
+    let ask = || -> String {
+        let mut command = support::child::command_of("preflight_child", &());
+        support::child::answer_of(&command.env("LD_LIBRARY_PATH", driver.path()).output().unwrap())
+    };
+    assert!(ask().contains("GPU0: ") && ask().contains("an unknown number"), "there is none");
+    support::nvml_stand_in(driver.path());
+    let told = ask();
+    assert!(
+        told.contains("of 3.00 GiB that are free now, GPU2: ") && told.ends_with("of 5.00 GiB that are free now"),
+        "{told}"
+    );
+}
+
 #[derive(Serialize, Deserialize)]
 struct Seen {
     status: i32,

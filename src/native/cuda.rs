@@ -110,7 +110,7 @@ fn register(library: &Library) -> Result<(), String> {
     let start = unsafe { library.get::<Start>(b"llamapen_cuda_start\0") };
     let start = start.map_err(|_| format!("it is no {LIBRARY}: it has no llamapen_cuda_start"))?;
     let digest = CString::new(build_info().engine_digest).expect("hexadecimal digits");
-    let host = Host { engine_digest: digest.as_ptr(), abort: sys::lp_pen_abort, log: sys::lp_log };
+    let host = Host { engine_digest: digest.as_ptr(), abort: sys::lp_gpu_abort, log: sys::lp_log };
     let mut why = std::ptr::null();
     // SAFETY: `host` is as backend.h has it, and its functions stay.
     let backend = unsafe { start(&host, &mut why) };

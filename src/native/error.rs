@@ -15,6 +15,7 @@ pub(crate) enum NativeStatus {
     /// A C++ exception was caught. A context in whose call it happened must not be used again.
     Exception,
     OutOfMemory,
+    GpuOutOfMemory,
     Failed,
     Aborted,
     NoKvSlot,
@@ -52,6 +53,7 @@ fn read(error: &sys::lp_error) -> NativeError {
     let status = match error.status as sys::LP_Status {
         sys::LP_EXCEPTION => NativeStatus::Exception,
         sys::LP_OUT_OF_MEMORY => NativeStatus::OutOfMemory,
+        sys::LP_GPU_OUT_OF_MEMORY => NativeStatus::GpuOutOfMemory,
         sys::LP_ABORTED => NativeStatus::Aborted,
         sys::LP_NO_KV_SLOT => NativeStatus::NoKvSlot,
         sys::LP_UNSUPPORTED => NativeStatus::Unsupported,

@@ -1,5 +1,5 @@
 //! Safe wrappers over the C++ shim, which is the only door to llama.cpp. All calls into it are here. Beside it, NVIDIA's
-//! driver, which is asked for its devices.
+//! driver and management library, which are asked for devices and their free memory.
 //!
 //! Every wrapper is a plain owner: it frees what it made, when it is dropped, in an order that the types enforce.
 
@@ -10,6 +10,7 @@ mod dry;
 mod error;
 mod log;
 mod model;
+mod nvml;
 mod sampler;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub(crate) use cuda::{find as find_cuda, start as start_cuda};
 pub(crate) use cuda_driver::CudaDriver;
 pub(crate) use error::{NativeError, NativeStatus};
 pub(crate) use model::{LoadParams, Model, apply_chat_template};
+pub(crate) use nvml::free_on_gpus;
 pub(crate) use sampler::{Draw, LogitBias, Sampler, Sampling, SamplingParams};
 
 #[allow(non_camel_case_types, non_upper_case_globals, dead_code, missing_docs, clippy::all)]
@@ -38,6 +40,13 @@ pub(crate) fn init_backend() -> Result<(), NativeError> {
         })
     })
     .clone()
+}
+
+/// A thread that used a GPU has died: models and contexts on GPUs are not freed from then on. A destructor could wait for a
+/// lock that is held for ever, or end its thread because CUDA refuses.
+pub(crate) fn gpus_lost() {
+    // SAFETY: sets a flag.
+    unsafe { sys::lp_gpus_lost() }
 }
 
 /// Gives the system what the C library has kept of freed memory: a vocabulary is many small blocks. Where that library has

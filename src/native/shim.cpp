@@ -11,6 +11,9 @@
 #include "inject.h"
 #endif
 
+#include <atomic>
+#include <cstdio>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -58,9 +61,34 @@ LP_Status lp_backend_init(lp_log_fn log, lp_error * error) {
     });
 }
 
+// The first error that was logged on this thread in a call that goes on to fail without saying why.
+static thread_local char first_error[300];
+
+static const char * said(const char * what, char (&message)[sizeof first_error + 100]) {
+    std::snprintf(message, sizeof message, first_error[0] ? "%s: %s" : "%s", what, first_error);
+    return message;
+}
+
+// ggml-cuda's words. The host's memory is never called by the name of this function.
+static bool gpu_is_full() { return std::strstr(first_error, "cudaMalloc failed") != nullptr; }
+
 void lp_log(int32_t level, const char * text, void *) {
+    if (level == GGML_LOG_LEVEL_ERROR && first_error[0] == 0) {
+        std::snprintf(first_error, sizeof first_error, "%.*s", static_cast<int>(std::strcspn(text, "\n")), text);
+    }
     const llamapen::Outside outside;
     log_sink(level, text);
+}
+
+// A thread died while it used a GPU. Its backend may have kept locks, and after some errors no call of CUDA succeeds in this
+// process any more: what is on GPUs is not freed from then on.
+static std::atomic<bool> gpus_are_lost;
+
+void lp_gpus_lost(void) { gpus_are_lost = true; }
+
+void lp_gpu_abort(const char * message) {
+    gpus_are_lost = true;
+    lp_pen_abort(message);
 }
 
 LP_Status lp_backend_add(void * backend, lp_error * error) {
@@ -118,10 +146,13 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
             p->stopped = p->params->progress != nullptr && !p->params->progress(done, p->params->user);
             return !p->stopped;
         };
+        first_error[0] = 0;
         llama_model * model = llama_model_load_from_file(path, native_params);
-        if (model == nullptr) {
-            progress.stopped ? fail(error, LP_ABORTED, "loading was cancelled")
-                             : fail(error, LP_FAILED, "llama.cpp could not load the model; its log says why");
+        if (model == nullptr && progress.stopped) {
+            fail(error, LP_ABORTED, "loading was cancelled");
+        } else if (model == nullptr) {
+            char message[sizeof first_error + 100];
+            fail(error, gpu_is_full() ? LP_GPU_OUT_OF_MEMORY : LP_FAILED, said("llama.cpp could not load the model", message));
         }
 #ifdef LLAMAPEN_FAULT_INJECTION
         if (model != nullptr) lp_inject_weights = static_cast<volatile char *>(model->tok_embd->data);
@@ -131,7 +162,10 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
 }
 
 void lp_model_free(lp_model * model) {
-    guarded(nullptr, 0, [&] { llama_model_free(native(model)); return 0; });
+    guarded(nullptr, 0, [&] {
+        if (!gpus_are_lost || native(model)->devices.empty()) llama_model_free(native(model));
+        return 0;
+    });
 }
 
 LP_Status lp_model_tensors(const lp_model * model, lp_tensor_fn tell, void * user, lp_error * error) {
@@ -217,9 +251,12 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
             return __atomic_load_n(static_cast<const int32_t *>(flag), __ATOMIC_RELAXED) != 0;
         };
         native_params.abort_callback_data = const_cast<int32_t *>(params->abort_flag);
+        first_error[0] = 0;
         context->context.reset(llama_init_from_model(native(model), native_params));
         if (context->pool == nullptr || context->context == nullptr) {
-            fail(error, LP_OUT_OF_MEMORY, "llama.cpp could not create a context: most often memory; its log says why");
+            char message[sizeof first_error + 100];
+            fail(error, gpu_is_full() ? LP_GPU_OUT_OF_MEMORY : LP_OUT_OF_MEMORY,
+                 said("llama.cpp could not create a context, most often for lack of memory", message));
             return nullptr;
         }
         llama_attach_threadpool(context->context.get(), context->pool.get(), context->pool.get());
@@ -234,17 +271,24 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
     });
 }
 
+static bool uses_gpus(const lp_context * context) {
+    const ggml_backend_sched_t scheduler = context->context->get_sched();
+    for (int i = 0; i < ggml_backend_sched_get_n_backends(scheduler); i++) {
+        if (!ggml_backend_is_cpu(ggml_backend_sched_get_backend(scheduler, i))) return true;
+    }
+    return false;
+}
+
 void lp_context_free(lp_context * context) {
-    guarded(nullptr, 0, [&] { delete context; return 0; });
+    guarded(nullptr, 0, [&] {
+        if (!gpus_are_lost || !uses_gpus(context)) delete context;
+        return 0;
+    });
 }
 
 bool lp_context_free_dead(lp_context * context) {
     return guarded(nullptr, false, [&] {
-        const ggml_backend_sched_t scheduler = context->context->get_sched();
-        for (int i = 0; i < ggml_backend_sched_get_n_backends(scheduler); i++) {
-            // A device may hold locks that its context's destruction waits for.
-            if (!ggml_backend_is_cpu(ggml_backend_sched_get_backend(scheduler, i))) return false;
-        }
+        if (uses_gpus(context)) return false;
         context->pool.release();
         delete context;
         return true;

@@ -20,6 +20,7 @@ typedef enum LP_Status {
     LP_ABORTED = 4,       // the abort flag, or the progress callback, ended the call
     LP_NO_KV_SLOT = 5,    // no room in the KV cache for the batch
     LP_UNSUPPORTED = 6,   // a chat template that llama.cpp does not know
+    LP_GPU_OUT_OF_MEMORY = 7, // a GPU has no memory left for what was to be put there
 } LP_Status;
 
 typedef struct lp_error {
@@ -43,6 +44,10 @@ LP_Status lp_backend_init(lp_log_fn log, lp_error * error);
 void lp_log(int32_t level, const char * text, void * user);
 // A backend of another library (ggml_backend_reg_t), which stays. Its devices are known from then on.
 LP_Status lp_backend_add(void * backend, lp_error * error);
+// ggml's abort callback for such a library: does not return on a domain's thread.
+void lp_gpu_abort(const char * message);
+// A thread that used a GPU has died: models and contexts on GPUs are not freed from then on.
+void lp_gpus_lost(void);
 
 typedef struct lp_model_params {
     bool use_mmap;

@@ -14,6 +14,9 @@ const MAX_UBATCH: u32 = 4096;
 const MAX_SLOTS: u32 = 64;
 /// Longer guesses come true too seldom to be worth their outputs.
 pub(crate) const MAX_DRAFT: u32 = 15;
+/// Micro-batch on GPUs, where smaller ones leave them idle (docs/gpu.md). A worker takes smaller pieces where a cancel would
+/// have to wait for long.
+const GPU_UBATCH: u32 = 512;
 /// Longest micro-batch with which prefill and decode give equal bits: from 64 rows on, flash attention on the CPU takes
 /// another path.
 const MAX_EXACT_UBATCH: u32 = 63;
@@ -51,7 +54,6 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
     let slots = slots(config)?;
     let n_ctx = context(config, info, slots)?;
     drafts(config, model)?;
-    let n_ubatch = micro_batch(config, n_ctx, slots)?;
     if config.prefix_store_bytes > 0 && !config.prefix_cache {
         return Err(Error::invalid("prefix_store_bytes", "nothing is saved without prefix_cache"));
     }
@@ -70,6 +72,7 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         let problem = format!("{n_gpu_layers} of {all_layers} layers on GPUs contradict require_gpu");
         return Err(Error::invalid("n_gpu_layers", problem));
     }
+    let n_ubatch = micro_batch(config, n_ctx, slots, n_gpu_layers > 0)?;
     let flash_attention = flash_attention(config, info, n_gpu_layers > 0)?;
     let (kv_type_k, kv_type_v) = cache_types(config, model, flash_attention, n_gpu_layers > 0)?;
     let isolation = isolation(config, n_gpu_layers > 0)?;
@@ -193,11 +196,12 @@ fn drafts(config: &EngineConfig, model: &Header) -> Result<()> {
     Ok(())
 }
 
-fn micro_batch(config: &EngineConfig, n_ctx: u32, slots: u32) -> Result<u32> {
+fn micro_batch(config: &EngineConfig, n_ctx: u32, slots: u32, on_gpus: bool) -> Result<u32> {
     let most = if config.deterministic { MAX_EXACT_UBATCH } else { MAX_UBATCH };
     // A token for every slot, and a whole guess for one.
     let least = slots + config.draft_max;
-    let n_ubatch = config.n_ubatch.unwrap_or(DEFAULT_UBATCH.min(most).min(n_ctx).max(least));
+    let usual = if on_gpus { GPU_UBATCH } else { DEFAULT_UBATCH };
+    let n_ubatch = config.n_ubatch.unwrap_or(usual.min(most).min(n_ctx).max(least));
     in_range("n_ubatch", n_ubatch, least..=most)?;
     Ok(n_ubatch)
 }
@@ -206,7 +210,9 @@ fn flash_attention(config: &EngineConfig, info: &ModelInfo, on_gpus: bool) -> Re
     let (keys, values) = (info.n_embd_head_k, info.n_embd_head_v);
     let queries_per_key = info.n_head / info.n_head_kv.max().max(1);
     let refused = match info.architecture.as_str() {
-        without if WITHOUT_FLASH_ATTENTION.contains(&without) => Some(format!("a {without} model cannot be run with it")),
+        without if WITHOUT_FLASH_ATTENTION.contains(&without) => {
+            Some(format!("a {without} model cannot be run with it"))
+        }
         _ if on_gpus && !gpus_have_flash_attention(keys, values, queries_per_key) => Some(format!(
             "for heads of {keys} and {values} elements GPUs have none, and the CPU would compute it between two layers of a GPU"
         )),
@@ -240,7 +246,8 @@ fn cache_types(config: &EngineConfig, model: &Header, flash: bool, on_gpus: bool
     check_cache_types(model, flash, k, v)?;
     for (what, kind) in [("kv_type_k", k), ("kv_type_v", v)] {
         if on_gpus && kind == KvType::IQ4_NL {
-            let problem = "GPUs cannot compute attention over iq4_nl, and the CPU would do it; q4_0 is of the same size";
+            let problem =
+                "GPUs cannot compute attention over iq4_nl, and the CPU would do it; q4_0 is of the same size";
             return Err(Error::invalid(what, problem));
         }
     }
@@ -275,7 +282,8 @@ mod tests {
     #[test]
     fn flash_attention_is_on_gpus_where_they_have_kernels_for_it() {
         let has = [(64, 64, 3), (128, 128, 1), (256, 256, 4), (192, 128, 16), (512, 512, 2), (576, 512, 16), (0, 0, 1)];
-        let has_not = [(32, 32, 4), (48, 48, 1), (128, 64, 4), (192, 192, 8), (192, 128, 4), (576, 512, 1), (320, 256, 8)];
+        let has_not =
+            [(32, 32, 4), (48, 48, 1), (128, 64, 4), (192, 192, 8), (192, 128, 4), (576, 512, 1), (320, 256, 8)];
         for (keys, values, queries) in has {
             assert!(gpus_have_flash_attention(keys, values, queries), "{keys}, {values}, {queries}");
         }

@@ -1,6 +1,7 @@
 //! [`Preflight`]: what running a model needs, checked, with a remedy for whatever is missing.
 
 use super::files::Found;
+use super::memory::MemoryPlan;
 use super::render::bytes;
 use super::{PrepareOptions, PreparedEngine, check_names, decide};
 use crate::build_info::{BuildInfo, build_info};
@@ -9,7 +10,7 @@ use crate::device::{DriverState, decide as decide_devices};
 use crate::error::{Error, Result};
 use crate::isolation::child::{self, Located, NotLocated};
 use crate::machine::{MachineSnapshot, MemoryReading};
-use crate::native::find_cuda;
+use crate::native::{find_cuda, free_on_gpus};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -120,6 +121,9 @@ pub(super) fn run(
         if let Some(engine) = report.take("plan", decide(config, machine, &found)) {
             plan(&mut report, &engine);
             free_memory(&mut report, &engine, memory);
+            if !engine.devices().is_empty() {
+                free_gpu_memory(&mut report, engine.memory(), &free_on_gpus(engine.devices(), &machine.devices));
+            }
             locked_memory(&mut report, &engine);
             worker_process(&mut report, engine.isolation(), &child::locate(None));
             if build_info().cuda_version.is_some() {
@@ -226,6 +230,27 @@ fn free_memory(report: &mut Preflight, engine: &PreparedEngine, memory: &MemoryR
         report.warn("free_memory", message, "expect weights to be read again from disk, or end other programs");
     } else {
         report.pass("free_memory", format!("{} of {} that are free now", bytes(host.total()), bytes(free)));
+    }
+}
+
+/// `free`: bytes on the plan's devices, in their order.
+pub(super) fn free_gpu_memory(report: &mut Preflight, plan: &MemoryPlan, free: &[Option<u64>]) {
+    const NAME: &str = "free_gpu_memory";
+    let places: Vec<_> = plan.places[1..].iter().zip(free).collect();
+    let told: Vec<_> = places
+        .iter()
+        .map(|(place, free)| {
+            let free = free.map_or_else(|| "an unknown number".into(), bytes);
+            format!("{}: {} of {free} that are free now", place.place, bytes(place.resident()))
+        })
+        .collect();
+    let told = told.join(", ");
+    if places.iter().any(|(place, free)| free.is_some_and(|free| place.resident() > free)) {
+        report.fail(NAME, told, "end other programs there, or use a shorter context or a smaller model");
+    } else if places.iter().any(|(_, free)| free.is_none()) {
+        report.warn(NAME, told, "see that there is enough: NVIDIA's management library (NVML) does not tell");
+    } else {
+        report.pass(NAME, told);
     }
 }
 

@@ -148,6 +148,11 @@ fn layers_go_to_the_gpus_and_are_accounted_for() {
     assert!(gpu.weights > 90 << 20, "the output layer is copied too: {}", gpu.weights);
     assert!(one.memory.estimates.iter().any(|e| e.contains("GPU")), "{:?}", one.memory.estimates);
 
+    // Only what is looked up stays, as it is in the file: nothing is rearranged for the CPU's kernels.
+    let embeddings = header().tensor("token_embd.weight").unwrap().bytes;
+    assert_eq!((host.weights, host.weights_mapped), (0, embeddings));
+    assert_eq!(cuda(&config().with_mmap(false), &with_gpus(&[16 * GIB])).unwrap().memory.host().weights, embeddings);
+
     // Unequal ones hold unequal shares, none is left empty.
     let two = cuda(&config(), &with_gpus(&[2 * GIB, GIB])).unwrap();
     let split = two.split.unwrap();
@@ -174,7 +179,8 @@ fn what_a_gpu_cannot_compute_is_not_left_to_the_cpu_in_silence() {
     assert!(error.starts_with("kv_type_k: GPUs cannot compute attention over iq4_nl"), "{error}");
 
     // See scripts/synthetic.py.
-    let folder = std::env::var_os("LLAMAPEN_SYNTHETIC_MODELS").expect("names the folder that scripts/synthetic.py prints");
+    let folder =
+        std::env::var_os("LLAMAPEN_SYNTHETIC_MODELS").expect("names the folder that scripts/synthetic.py prints");
     let path = std::path::PathBuf::from(folder).join("deepseek2.gguf");
     let odd_heads = Header::open(std::slice::from_ref(&path)).unwrap();
     let config = EngineConfig::new(&path);
@@ -253,6 +259,24 @@ fn names_and_steps() {
 fn report(config: &EngineConfig, machine: &MachineSnapshot, free: Option<u64>) -> Preflight {
     let memory = MemoryReading { available_bytes: free, ..MemoryReading::default() };
     preflight::run(config, machine, &PrepareOptions::default(), &memory)
+}
+
+#[test]
+fn the_preflight_compares_what_gpus_hold_with_what_is_free_there() {
+    let plan = choose(&config(), &header(), &with_gpus(&[16 * GIB; 2]), true).unwrap().memory;
+    let needed = plan.places[1].resident().max(plan.places[2].resident());
+    for (free, status, part) in [
+        ([Some(needed), Some(16 * GIB)], CheckStatus::Pass, "GPU1: "),
+        ([Some(needed), Some(needed / 2)], CheckStatus::Fail, "that are free now"),
+        ([None, Some(needed)], CheckStatus::Warn, "of an unknown number"),
+        ([None, Some(0)], CheckStatus::Fail, "of 0 B"),
+    ] {
+        let mut report = report(&config(), &machine(), None);
+        preflight::free_gpu_memory(&mut report, &plan, &free);
+        let check = report.get("free_gpu_memory").unwrap();
+        assert_eq!(check.status, status, "{report}");
+        assert!(check.message.contains(part), "{report}");
+    }
 }
 
 #[test]

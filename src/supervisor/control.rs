@@ -11,7 +11,7 @@ use crate::crash::Crash;
 use crate::error::Result;
 use crate::isolation::thread::{self, Death};
 use crate::job::{Job, draw_seed};
-use crate::native::Model;
+use crate::native::{self, Model};
 use crate::prepare::HOST;
 use crate::remote::{self, Heard};
 use crate::status::Status;
@@ -245,9 +245,19 @@ impl Control {
                 return fail_all(self.shared.workers[i].take_jobs(), status, message);
             }
             Ok(Err(fault)) => fault,
-            Err(death) => WorkerFault::from(death),
+            Err(death) => {
+                self.lose_gpus();
+                WorkerFault::from(death)
+            }
         };
         self.failed(i, fault, is_process);
+    }
+
+    /// After the death of a thread of this process that may have used a GPU.
+    pub(super) fn lose_gpus(&self) {
+        if !self.shared.prepared.devices().is_empty() {
+            native::gpus_lost();
+        }
     }
 
     /// A worker or a loader has told its end.
@@ -283,7 +293,7 @@ impl Control {
         let (status, message) = (fault.status(), format!("worker {i} failed: {fault}"));
         // After a memory fault nobody knows what was written to before, in the process that had it; after an error of CUDA, what
         // still works there.
-        let taints = fault.reason.taints() && !is_process;
+        let taints = fault.taints && !is_process;
         if taints {
             self.shared.common.set_tainted();
         }

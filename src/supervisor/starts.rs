@@ -102,6 +102,7 @@ impl Control {
             }
             Ok(Err(e)) => self.give_up(e.status(), e.to_string()),
             Err(death) => {
+                self.lose_gpus();
                 if death.reason().taints() {
                     self.shared.common.set_tainted();
                 }

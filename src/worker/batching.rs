@@ -4,7 +4,7 @@ use super::cache::Cache;
 use super::pace::Pace;
 use super::prefix::close_ranks;
 use super::slot::{After, Running};
-use super::snapshot::Snapshot;
+use super::snapshot::{LEAST_PAUSE, Snapshot};
 use super::{Ended, Guesses, Measured, Worker, WorkerFault, prompt};
 use crate::event::{Event, Failed, Started};
 use crate::job::Job;
@@ -31,8 +31,9 @@ pub(super) struct Loop<'a> {
     guesses: Guesses,
     /// Which slot prefills next, so that several long prompts advance in turn.
     next_prefill: usize,
-    /// Memory for the next snapshot.
+    /// Memory for the next snapshot, and when that may be taken.
     spare: Vec<u8>,
+    next_snapshot: Instant,
 }
 
 impl<'a> Loop<'a> {
@@ -50,6 +51,7 @@ impl<'a> Loop<'a> {
             guesses,
             next_prefill: 0,
             spare: Vec::new(),
+            next_snapshot: Instant::now(),
         }
     }
 
@@ -203,7 +205,10 @@ impl<'a> Loop<'a> {
 
     /// Takes a snapshot of one request, if one is due.
     fn snapshot(&mut self) -> Result<(), WorkerFault> {
-        let policy = &self.worker.snapshots;
+        let (policy, began) = (&self.worker.snapshots, Instant::now());
+        if began < self.next_snapshot {
+            return Ok(());
+        }
         let slots = self.slots.iter_mut().enumerate();
         for (slot, running) in slots.filter_map(|(i, slot)| slot.as_mut().map(|running| (i, running))) {
             let held = self.cache.tokens(slot).len();
@@ -211,6 +216,12 @@ impl<'a> Loop<'a> {
                 continue;
             }
             running.snapshot_at = held;
+            let Some(size) = self.cache.state_size(&mut self.context, slot)? else { continue };
+            // Its lock is held for no call of the engine, which may die.
+            let has_room = policy.has_room(size, running.job.snapshot().as_ref());
+            if !has_room {
+                continue;
+            }
             let Some(held) = self.cache.save(&mut self.context, slot, &mut self.spare)? else { continue };
             let progress = (running.generated, running.shifted);
             let new = Snapshot::take(policy, held, progress, &mut self.spare, running.job.snapshot().as_ref());
@@ -219,6 +230,7 @@ impl<'a> Loop<'a> {
                 let new = super::fault::damaged(&running.job, new);
                 self.spare = running.job.save(new);
             }
+            self.next_snapshot = Instant::now() + began.elapsed() * LEAST_PAUSE;
             return Ok(());
         }
         Ok(())

@@ -116,6 +116,11 @@ impl Cache {
         Ok(without_failure(context.save(slot as u32, state))?.map(|()| &self.held[slot]))
     }
 
+    /// Bytes of a slot's state; `None`: llama.cpp cannot say.
+    pub(super) fn state_size(&self, context: &mut Context, slot: usize) -> Result<Option<usize>, NativeError> {
+        without_failure(context.state_size(slot as u32))
+    }
+
     /// Exchanges what two slots hold, so that requests run beside each other; false: not what holds so much.
     pub(super) fn exchange(&mut self, context: &mut Context, a: usize, b: usize) -> Result<bool, NativeError> {
         let mut states = [vec![], vec![]];

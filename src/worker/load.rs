@@ -11,7 +11,7 @@ pub(crate) fn load(engine: &PreparedEngine, progress: impl FnMut(f32) -> bool) -
     let not_loaded = |error: NativeError| {
         let status = match error.status {
             NativeStatus::Aborted => Status::Cancelled,
-            NativeStatus::OutOfMemory => Status::OutOfMemory,
+            NativeStatus::OutOfMemory | NativeStatus::GpuOutOfMemory => Status::OutOfMemory,
             _ => Status::LoadFailed,
         };
         Error::Load { status, message: format!("loading {}: {error}", engine.model().display()) }

@@ -68,11 +68,13 @@ pub(crate) struct WorkerFault {
     status: Option<Status>,
     /// Of a child process.
     pub exit: Option<ChildExit>,
+    /// Whether what happened may have damaged more than the worker, see [`CrashReason::taints`].
+    pub taints: bool,
 }
 
 impl WorkerFault {
     pub(crate) fn new(reason: CrashReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), status: None, exit: None }
+        Self { reason, message: message.into(), status: None, exit: None, taints: false }
     }
 
     /// What kept it from having the model.
@@ -97,7 +99,7 @@ impl WorkerFault {
 
 impl From<Death> for WorkerFault {
     fn from(death: Death) -> Self {
-        Self::new(death.reason(), death.to_string())
+        Self { taints: death.reason().taints(), ..Self::new(death.reason(), death.to_string()) }
     }
 }
 
@@ -105,6 +107,7 @@ impl From<NativeError> for WorkerFault {
     fn from(error: NativeError) -> Self {
         let (reason, what) = match error.status {
             NativeStatus::OutOfMemory => (CrashReason::HostOutOfMemory, "out of memory"),
+            NativeStatus::GpuOutOfMemory => (CrashReason::DeviceOutOfMemory, "out of memory on a GPU"),
             NativeStatus::Exception => (CrashReason::CppException, "C++ exception"),
             _ => (CrashReason::EngineError, "engine failure"),
         };
@@ -286,10 +289,12 @@ mod tests {
         for (status, reason, message) in [
             (NativeStatus::Exception, CrashReason::CppException, "C++ exception: so"),
             (NativeStatus::OutOfMemory, CrashReason::HostOutOfMemory, "out of memory: so"),
+            (NativeStatus::GpuOutOfMemory, CrashReason::DeviceOutOfMemory, "out of memory on a GPU: so"),
             (NativeStatus::Failed, CrashReason::EngineError, "engine failure: so"),
         ] {
             assert_eq!((fault(status).reason, fault(status).to_string().as_str()), (reason, message));
         }
         assert_eq!(fault(NativeStatus::OutOfMemory).status(), Status::OutOfMemory);
+        assert!(!fault(NativeStatus::GpuOutOfMemory).taints, "an allocation that failed in order");
     }
 }

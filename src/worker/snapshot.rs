@@ -12,6 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// context at most 16 times its bytes per token, which is 1 % of a decode or less.
 const LEAST_PART: usize = 16;
 
+/// After a snapshot there is none for so many times as long as it took: they cost 2 % of a worker's time at most, also where
+/// the state comes from a GPU, or is in many small pieces.
+pub(super) const LEAST_PAUSE: u32 = 49;
+
 /// How snapshots are taken, and how many bytes all of a supervisor's take at most.
 pub(crate) struct SnapshotPolicy {
     /// Tokens between two; 0: none are taken.
@@ -34,6 +38,12 @@ impl SnapshotPolicy {
     pub(super) fn is_due(&self, held: usize, last: usize) -> bool {
         // Fewer than the last one had: they were shifted.
         self.every > 0 && held.abs_diff(last) >= (self.every as usize).max(held / LEAST_PART)
+    }
+
+    /// Whether the budget has room for one of `bytes` in the place of `old`. It may be gone when it is needed.
+    pub(super) fn has_room(&self, bytes: usize, old: Option<&Snapshot>) -> bool {
+        let replaced = old.map_or(0, |old| old.reserved.bytes);
+        self.used().saturating_sub(replaced).saturating_add(bytes as u64) <= self.budget
     }
 
     /// Bytes of the budget, given back when the result is dropped. `None`: there are not so many left, those of the snapshot
@@ -208,6 +218,7 @@ mod tests {
             |state: usize, old: Option<&Snapshot>| Snapshot::take(&policy, &held(25), (0, 0), &mut vec![0; state], old);
         let first = take(500, None).unwrap();
         assert_eq!(policy.used(), 600);
+        assert!(policy.has_room(400, None) && !policy.has_room(401, None) && policy.has_room(1000, Some(&first)));
         assert!(take(301, None).is_none());
         // In the place of the first one there is room for more.
         let second = take(900, Some(&first)).unwrap();

@@ -11,8 +11,13 @@ const ANSWER: &str = "the child answers: ";
 
 /// The command that runs the child. One test thread: nothing else happens in that process.
 pub fn command(ask: &impl Serialize) -> Command {
+    command_of("child", ask)
+}
+
+/// The same of a test with another name, where a program has several.
+pub fn command_of(test: &str, ask: &impl Serialize) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads", "1"]);
+    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads", "1"]);
     command.env(ASK, serde_json::to_string(ask).unwrap());
     command
 }

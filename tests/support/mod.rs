@@ -210,16 +210,25 @@ pub fn hub_cache() -> TempDir {
 /// A folder with a stand-in for NVIDIA's driver library, for `LD_LIBRARY_PATH`. It behaves as `FAKE_CUDA` says.
 pub fn cuda_stand_in(defines: &[&str]) -> TempDir {
     let folder = TempDir::new().unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/fake_cuda.c");
+    compile_stand_in("fake_cuda.c", &folder.path().join("libcuda.so.1"), defines);
+    folder
+}
+
+/// The same of NVIDIA's management library, put into this folder.
+pub fn nvml_stand_in(folder: &Path) {
+    compile_stand_in("fake_nvml.c", &folder.join("libnvidia-ml.so.1"), &[]);
+}
+
+fn compile_stand_in(source: &str, library: &Path, defines: &[&str]) {
+    let soname = library.file_name().unwrap().to_str().unwrap();
     let status = Command::new(std::env::var_os("CC").unwrap_or("cc".into()))
-        .args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"])
-        .arg(folder.path().join("libcuda.so.1"))
+        .args(["-shared", "-fPIC", &format!("-Wl,-soname,{soname}"), "-o"])
+        .arg(library)
         .args(defines)
-        .arg(source)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(source))
         .status()
         .unwrap();
     assert!(status.success());
-    folder
 }
 
 /// The same with a library that cannot be loaded: it hides the driver that this machine may have.

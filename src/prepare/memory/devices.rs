@@ -1,14 +1,14 @@
 //! The plan with GPUs: which layers go where, and what each place takes.
 //!
 //! llama.cpp puts the last `n_gpu_layers` layers on GPUs, the output layer counted as one, and keeps the embeddings on
-//! the host. The cache of a layer lies where its weights lie. None of it has been compared with a real device yet, and the
-//! plan says so.
+//! the host. The cache of a layer lies where its weights lie. The compute buffers of both places are those that the host would
+//! have for everything: of that, a GPU took all but a micro-batch of embeddings, and the host a third (docs/gpu.md).
 
 use super::cache::Memory;
-use super::{Demand, MemoryPlan, PlacePlan, compute, on_host};
+use super::{Demand, MemoryPlan, PlacePlan, compute, on_host, weights};
 use crate::device::{DeviceRoom, LayerSplit, SplitRatios, split_layers};
 use crate::error::Result;
-use crate::model::Header;
+use crate::model::{Header, TensorInfo};
 
 /// What a CUDA context takes of a device before anything is put there. An estimate.
 const CONTEXT_OVERHEAD: u64 = 512 << 20;
@@ -20,18 +20,24 @@ pub(crate) struct Room {
     pub bytes: u64,
 }
 
+/// The layer that a tensor is of, the output layer being number `n_layer`; `None`: it is looked up by the host.
+fn layer_of(tensor: &TensorInfo, n_layer: usize) -> Option<usize> {
+    let layer = match tensor.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, _)) => layer.parse().unwrap_or(n_layer),
+        None if tensor.name.contains("_embd.") || tensor.name.starts_with("token_types") => return None,
+        None => n_layer,
+    };
+    Some(layer.min(n_layer))
+}
+
 /// Weights of one layer in bytes; the layers are followed by the output layer.
 fn layer_weights(model: &Header) -> Vec<u64> {
     let n_layer = model.info().n_layer as usize;
     let mut layers = vec![0u64; n_layer + 1];
     for tensor in model.tensors() {
-        let layer = match tensor.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
-            Some((layer, _)) => layer.parse().unwrap_or(n_layer),
-            // Looked up by the host.
-            None if tensor.name.contains("_embd.") || tensor.name.starts_with("token_types") => continue,
-            None => n_layer,
-        };
-        layers[layer.min(n_layer)] += tensor.bytes;
+        if let Some(layer) = layer_of(tensor, n_layer) {
+            layers[layer] += tensor.bytes;
+        }
     }
     if model.tensor("output.weight").is_none() {
         // Embeddings that are the output layer too are copied.
@@ -52,9 +58,9 @@ pub(crate) fn on_devices(
     ratios: Option<&SplitRatios>,
 ) -> Result<(MemoryPlan, LayerSplit)> {
     let memory = Memory::of(model);
-    let weights = layer_weights(model);
+    let by_layer = layer_weights(model);
     let (contexts, copies) = (u64::from(demand.contexts), u64::from(demand.copies));
-    let first = weights.len().saturating_sub(n_gpu_layers as usize);
+    let first = by_layer.len().saturating_sub(n_gpu_layers as usize);
     let cached = |layer: usize| match layer < memory.layers.len() {
         true => memory.layer_bytes(model, layer as u32, demand).saturating_mul(contexts),
         false => 0,
@@ -63,32 +69,34 @@ pub(crate) fn on_devices(
     let fixed = compute.saturating_mul(contexts).saturating_add(CONTEXT_OVERHEAD * copies);
     let left: Vec<_> = rooms.iter().map(|room| DeviceRoom::new(room.index, room.bytes.saturating_sub(fixed))).collect();
     let layers: Vec<u64> =
-        (first..weights.len()).map(|layer| (weights[layer] * copies).saturating_add(cached(layer))).collect();
+        (first..by_layer.len()).map(|layer| (by_layer[layer] * copies).saturating_add(cached(layer))).collect();
     let split = split_layers(&left, &layers, ratios)?;
 
     let mut plan = on_host(model, demand);
+    let n_layer = by_layer.len() - 1;
+    let stays = |tensor: &TensorInfo| layer_of(tensor, n_layer).is_none_or(|layer| layer < first);
+    // The mapping is cut down to what stays when all others have been copied.
+    let kept = weights::on_host(model, demand.use_mmap, stays, first > n_layer);
+    plan.places[0].weights_mapped = kept.mapped;
+    plan.places[0].weights = kept.allocated.saturating_mul(copies);
     let mut layer = first;
     for (share, room) in split.shares.iter().zip(rooms) {
         let mine = layer..layer + share.layers as usize;
         layer = mine.end;
         let place = PlacePlan {
             place: format!("GPU{}", room.index),
-            weights: mine.clone().map(|layer| weights[layer] * copies).sum(),
+            weights: mine.clone().map(|layer| by_layer[layer] * copies).sum(),
             cache: mine.map(cached).sum(),
             compute: compute.saturating_mul(contexts),
             overhead: CONTEXT_OVERHEAD * copies,
             capacity: Some(room.bytes),
             ..PlacePlan::default()
         };
-        let host = &mut plan.places[0];
-        // What is on a device is not in the host's buffers. Mapped pages are dropped after copying.
-        host.cache = host.cache.saturating_sub(place.cache);
-        let mapped = host.weights_mapped.min(place.weights / copies);
-        host.weights_mapped -= mapped;
-        host.weights = host.weights.saturating_sub(place.weights - mapped * copies);
+        plan.places[0].cache = plan.places[0].cache.saturating_sub(place.cache);
         plan.places.push(place);
     }
-    plan.estimates.push("everything on GPUs: compared with no real device yet".into());
+    plan.estimates
+        .push("GPUs: what a context of CUDA takes beside its buffers; several GPUs were never compared".into());
     Ok((plan, split))
 }
 

@@ -17,12 +17,13 @@ pub(super) struct Weights {
     pub allocated: u64,
 }
 
-pub(super) fn on_host(model: &Header, use_mmap: bool) -> Weights {
+/// Of those that `stay`; the output layer has a copy of the embeddings where it has nothing else, if it stays.
+pub(super) fn on_host(model: &Header, use_mmap: bool, stays: impl Fn(&TensorInfo) -> bool, output: bool) -> Weights {
     let kernels = Kernels::of_build();
     let mut weights = Weights::default();
     for part in model.parts() {
         let (mut first, mut end, mut copied) = (u64::MAX, 0, 0);
-        for tensor in part.tensors() {
+        for tensor in part.tensors().iter().filter(|tensor| stays(tensor)) {
             match kernels.repacked(tensor) {
                 Some(bytes) => weights.allocated += bytes.next_multiple_of(ALIGNMENT),
                 None => {
@@ -37,7 +38,9 @@ pub(super) fn on_host(model: &Header, use_mmap: bool) -> Weights {
             false => weights.allocated += copied,
         }
     }
-    weights.allocated += tied_output(model, &kernels);
+    if output {
+        weights.allocated += tied_output(model, &kernels);
+    }
     weights
 }
 
