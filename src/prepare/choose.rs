@@ -258,7 +258,8 @@ fn cache_types(config: &EngineConfig, model: &Header, flash: bool, on_gpus: bool
 pub(super) fn check_cache_types(model: &Header, flash_attention: bool, k: KvType, v: KvType) -> Result<()> {
     let info = model.info();
     if v.ggml().is_quantized() && !flash_attention {
-        return Err(Error::invalid("kv_type_v", format!("{v} needs flash attention")));
+        let problem = format!("{v} needs flash attention, which is off, or not to be had here for this model");
+        return Err(Error::invalid("kv_type_v", problem));
     }
     for (what, kind, head) in [("kv_type_k", k, info.n_embd_head_k), ("kv_type_v", v, info.n_embd_head_v)] {
         let block = kind.ggml().block_elements();
