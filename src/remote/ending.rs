@@ -80,21 +80,26 @@ impl Ending {
             (Some(fault), _) | (None, Some(Err(fault))) => (fault, output()),
             (None, None) => {
                 let output = output();
-                (self.by_the_system(exit, output.last()), output)
+                (self.by_the_system(exit, &output), output)
             }
         };
         let exit = ChildExit { pid: self.launched.child.pid(), how: how(exit), rss_bytes, output };
         Err(fault.with_exit(exit))
     }
 
-    /// `wrote`: its last line, which often says why it ended itself.
-    fn by_the_system(&self, exit: Option<Exit>, wrote: Option<&String>) -> WorkerFault {
+    /// `output`: its last lines, which often say why it ended itself.
+    fn by_the_system(&self, exit: Option<Exit>, output: &[String]) -> WorkerFault {
+        let no_memory = output.iter().rfind(|line| says_no_memory(line));
+        let wrote = no_memory.or(output.last());
         let (reason, text) = match exit {
             Some(Exit::Signal { number: libc::SIGKILL, .. }) if self.memory.killed() => {
                 (CrashReason::HostOutOfMemory, "the system killed it: out of memory".into())
             }
             Some(Exit::Signal { number: libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL, .. }) => {
                 (CrashReason::Signal, how(exit))
+            }
+            Some(Exit::Signal { number: libc::SIGABRT, .. }) if no_memory.is_some() => {
+                (CrashReason::HostOutOfMemory, "out of memory".into())
             }
             Some(Exit::Signal { number: libc::SIGABRT, .. }) => {
                 (CrashReason::of_abort(wrote.map_or("", String::as_str)), how(exit))
@@ -107,12 +112,18 @@ impl Ending {
             Some(Exit::Unknown) | None => (CrashReason::Exited, how(exit)),
         };
         let wrote = match reason {
-            CrashReason::Signal | CrashReason::Killed | CrashReason::HostOutOfMemory => None,
+            CrashReason::Signal | CrashReason::Killed => None,
+            CrashReason::HostOutOfMemory => no_memory,
             _ => wrote,
         };
         let wrote = wrote.map(|line| format!("; it last wrote: {line}")).unwrap_or_default();
         WorkerFault::new(reason, format!("the worker process is gone: {text}{wrote}"))
     }
+}
+
+/// What Rust and C++ write before they abort for lack of memory: of a limit on the process's data, say. A backtrace may follow.
+fn says_no_memory(line: &str) -> bool {
+    line.starts_with("memory allocation of ") && line.ends_with(" bytes failed") || line.contains("std::bad_alloc")
 }
 
 /// In words.
@@ -125,5 +136,20 @@ fn how(exit: Option<Exit>) -> String {
         }
         Some(Exit::Unknown) => "nobody knows how: the host ignores SIGCHLD, or waits for all children".into(),
         None => "it was killed, and the system has not let go of it yet".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_memory_says_so_in_words_of_its_language() {
+        assert!(says_no_memory("memory allocation of 16777216 bytes failed"));
+        assert!(says_no_memory("terminate called after throwing an instance of 'std::bad_alloc'"));
+        assert!(!says_no_memory("GGML_ASSERT(n > 0) failed"));
+        assert!(!says_no_memory(
+            "note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace."
+        ));
     }
 }
