@@ -168,6 +168,7 @@ fn layers_go_to_the_gpus_and_are_accounted_for() {
 
     let some = cuda(&config().with_n_gpu_layers(10), &with_gpus(&[16 * GIB])).unwrap();
     assert_eq!(some.n_gpu_layers, 10);
+    assert!(some.memory.places[1].compute > gpu.compute, "what the host's layers give is copied");
     assert!(some.memory.places[0].cache > some.memory.places[1].cache);
     let none = cuda(&config().with_devices("none".parse().unwrap()), &with_gpus(&[16 * GIB])).unwrap();
     assert_eq!((none.devices.len(), none.n_gpu_layers, none.memory.places.len()), (0, 0, 1));

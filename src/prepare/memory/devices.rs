@@ -61,12 +61,18 @@ pub(crate) fn on_devices(
     let memory = Memory::of(model);
     let by_layer = layer_weights(model);
     let (contexts, copies) = (u64::from(demand.contexts), u64::from(demand.copies));
-    let first = by_layer.len().saturating_sub(n_gpu_layers as usize);
     let cached = |layer: usize| match layer < memory.layers.len() {
         true => memory.layer_bytes(model, layer as u32, demand).saturating_mul(contexts),
         false => 0,
     };
-    let (compute, _) = compute::bytes(model, &memory, demand);
+    let first = by_layer.len().saturating_sub(n_gpu_layers as usize);
+    let (everything, _) = compute::bytes(model, &memory, demand);
+    // What comes from layers on the host is copied: one micro-batch between two layers, and as much again for what else goes
+    // in. A GPU with some of the layers had up to one more than the plan for all (docs/gpu.md).
+    let compute = match first {
+        0 => everything,
+        _ => everything.saturating_add(2 * compute::micro_batch_bytes(model, &memory, demand)),
+    };
     let fixed = compute.saturating_mul(contexts).saturating_add(CONTEXT_OVERHEAD * copies);
     let left: Vec<_> = rooms.iter().map(|room| DeviceRoom::new(room.index, room.bytes.saturating_sub(fixed))).collect();
     let layers: Vec<u64> =

@@ -75,6 +75,11 @@ fn tokens(model: &Header, memory: &Memory, demand: &Demand) -> u64 {
     u64::from(demand.n_ubatch).min(longest * streams).next_multiple_of(streams)
 }
 
+/// Of embeddings, as they go from layer to layer.
+pub(super) fn micro_batch_bytes(model: &Header, memory: &Memory, demand: &Demand) -> u64 {
+    4 * u64::from(model.info().n_embd) * tokens(model, memory, demand)
+}
+
 fn graph(model: &Header, memory: &Memory, demand: &Demand) -> Option<Graph> {
     let info = model.info();
     let streams = u64::from(demand.slots);
