@@ -434,7 +434,7 @@ int32_t llamapen_config_from_flags(const char *const *flags,
  *   "digest"           "sha256:..." that the file must have; of a split model an array, one per file.
  *   "n_ctx"            positions (prompt and generated tokens) per slot, from 16 to what the model was trained with;
  *                      by default that, at most 4096.
- *   "n_ubatch"         tokens per micro-batch, 1 to 4096 and at least one per slot; 256.
+ *   "n_ubatch"         tokens per micro-batch, 1 to 4096 and at least one per slot; 256, and 512 on GPUs.
  *   "threads"          compute threads per worker; the cores that this process may use, divided by workers.
  *   "workers"          workers on shared weights, each with its own context; 1. Workers times threads are at most the
  *                      CPUs that this process may use.
@@ -445,7 +445,7 @@ int32_t llamapen_config_from_flags(const char *const *flags,
  *   "slots"            requests that one worker runs at a time, 1 to 64; 1.
  *   "kv_type_k", "kv_type_v"  element types of the KV cache: "f32", "f16" (default), "bf16", "q8_0", "q5_1", "q5_0",
  *                      "q4_1", "q4_0" or "iq4_nl". A quantized kv_type_v needs flash attention.
- *   "flash_attention"  true or false; true, except for models that cannot.
+ *   "flash_attention"  true or false; true, except for models that cannot, and on GPUs for sizes of heads that those cannot.
  *   "swa_full"         true: layers with a sliding window remember every position; false.
  *   "prefix_cache"     true (default): slots keep what they computed, and a request that begins as an earlier one decodes
  *                      only the rest ("cached_tokens" of its STARTED event).
@@ -588,8 +588,8 @@ int32_t llamapen_preflight(const char *config,
  * is no llamapen-worker, an engine with "isolation": "process" is refused with UNSUPPORTED and what to do.
  *
  * Requests of a worker that died go on in another, see "max_resumes" of llamapen_submit. "snapshot_tokens" (32, up to 65536;
- * 0: never): tokens after which a request's state is copied into the host's memory for that, within "snapshot_bytes"
- * (134217728) in all and one more per worker. "quarantine_ms" (600000, up to 86400000; 0: nobody is blamed for a crash):
+ * 0: never): tokens after which a request's state is copied into the host's memory for that, in 2 % of a worker's time at
+ * most, within "snapshot_bytes" (134217728) in all and one more per worker. "quarantine_ms" (600000, up to 86400000; 0: nobody is blamed for a crash):
  * how long a request that workers died of is refused.
  * Errors: INVALID_PARAMS, UNSUPPORTED, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
  */

@@ -134,7 +134,7 @@ def prepare(
     * ``isolation``: where workers run: ``"thread"`` (of this process; default on the CPU), or ``"process"``: each as a child
       process that loads the model itself, so that whatever becomes of it, this process goes on. Nothing has to be installed
       for that. ``warm_spare``: one loaded child more, in reserve for one that dies (false).
-    * ``n_ubatch``: tokens per micro-batch (1 to 4096; 256).
+    * ``n_ubatch``: tokens per micro-batch (1 to 4096; 256, and 512 on GPUs).
     * ``kv_type_k``, ``kv_type_v``: of the KV cache: ``f32``, ``f16`` (default), ``bf16``, ``q8_0``, ``q5_1``, ``q5_0``,
       ``q4_1``, ``q4_0``, ``iq4_nl``. ``flash_attention`` (true where possible), ``swa_full`` (false).
     * ``prefix_cache``: slots keep what they computed, and a request that begins as an earlier one decodes only the rest

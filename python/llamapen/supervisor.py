@@ -59,7 +59,7 @@ class Supervisor:
         end has for it; 5000).
 
         ``snapshot_tokens`` (32; 0: never) tokens after which the state of a request is copied into the host's
-        memory, for another worker to go on from, within ``snapshot_bytes`` (134217728) in all. ``quarantine_ms`` (600000; 0:
+        memory, for another worker to go on from, in 2 % of a worker's time at most, within ``snapshot_bytes`` (134217728) in all. ``quarantine_ms`` (600000; 0:
         nobody is blamed) is how long a request that workers died of is refused. A worker that does not turn for
         ``stall_limit_ms`` is replaced; a load without progress for ``load_stall_limit_ms`` (600000) is ended."""
         _texts_of_paths(config, "handoff_dir")

@@ -32,7 +32,7 @@ pub struct EngineConfig {
     /// Positions (prompt and generated tokens) that each slot holds. Default: what the model was trained with, at most 4096.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_ctx: Option<u32>,
-    /// Tokens per micro-batch, 1 to 4096. Default: 256. Smaller reacts faster, larger prefills faster.
+    /// Tokens per micro-batch, 1 to 4096. Default: 256, and 512 on GPUs. Smaller reacts faster, larger prefills faster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_ubatch: Option<u32>,
     /// Compute threads of each worker. Default: the cores this process may use, divided by `workers`; hyper-threads of
@@ -59,7 +59,7 @@ pub struct EngineConfig {
     /// Element type of the values in the KV cache. Default: `f16`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_type_v: Option<KvType>,
-    /// Flash attention. Default: on, but for models that cannot.
+    /// Flash attention. Default: on, but for models that cannot, and on GPUs for sizes of heads that have no kernel there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flash_attention: Option<bool>,
     /// Whether layers with a sliding window remember every position and not only the window. Default: false.

@@ -24,7 +24,7 @@ pub struct llamapen_engine {
 ///   "digest"           "sha256:..." that the file must have; of a split model an array, one per file.
 ///   "n_ctx"            positions (prompt and generated tokens) per slot, from 16 to what the model was trained with;
 ///                      by default that, at most 4096.
-///   "n_ubatch"         tokens per micro-batch, 1 to 4096 and at least one per slot; 256.
+///   "n_ubatch"         tokens per micro-batch, 1 to 4096 and at least one per slot; 256, and 512 on GPUs.
 ///   "threads"          compute threads per worker; the cores that this process may use, divided by workers.
 ///   "workers"          workers on shared weights, each with its own context; 1. Workers times threads are at most the
 ///                      CPUs that this process may use.
@@ -35,7 +35,7 @@ pub struct llamapen_engine {
 ///   "slots"            requests that one worker runs at a time, 1 to 64; 1.
 ///   "kv_type_k", "kv_type_v"  element types of the KV cache: "f32", "f16" (default), "bf16", "q8_0", "q5_1", "q5_0",
 ///                      "q4_1", "q4_0" or "iq4_nl". A quantized kv_type_v needs flash attention.
-///   "flash_attention"  true or false; true, except for models that cannot.
+///   "flash_attention"  true or false; true, except for models that cannot, and on GPUs for sizes of heads that those cannot.
 ///   "swa_full"         true: layers with a sliding window remember every position; false.
 ///   "prefix_cache"     true (default): slots keep what they computed, and a request that begins as an earlier one decodes
 ///                      only the rest ("cached_tokens" of its STARTED event).

@@ -53,8 +53,8 @@ pub struct llamapen_supervisor {
 /// is no llamapen-worker, an engine with "isolation": "process" is refused with UNSUPPORTED and what to do.
 ///
 /// Requests of a worker that died go on in another, see "max_resumes" of llamapen_submit. "snapshot_tokens" (32, up to 65536;
-/// 0: never): tokens after which a request's state is copied into the host's memory for that, within "snapshot_bytes"
-/// (134217728) in all and one more per worker. "quarantine_ms" (600000, up to 86400000; 0: nobody is blamed for a crash):
+/// 0: never): tokens after which a request's state is copied into the host's memory for that, in 2 % of a worker's time at
+/// most, within "snapshot_bytes" (134217728) in all and one more per worker. "quarantine_ms" (600000, up to 86400000; 0: nobody is blamed for a crash):
 /// how long a request that workers died of is refused.
 /// Errors: INVALID_PARAMS, UNSUPPORTED, STALE_ENGINE, MODEL_NOT_FOUND, and as for llamapen_prepare where this machine does not allow it.
 #[unsafe(no_mangle)]
