@@ -26,7 +26,7 @@ from process import run
 FAULTS = ["--features", "fault-injection"]
 # Where the tier matters: these run a second time, with processes. What is of one tier alone is not among them.
 ON_BOTH_TIERS = """breaker chaos context_shift deadlines drain faults fork generate handoff queue reload resume self_test telemetry
-    unload watcher""".split()
+    topology unload watcher""".split()
 # Where it should not: the loop and what it computes are the same. With --all these run a second time, too.
 ALIKE = "allocations batching determinism many memory modes parity sampling soak speculation".split()
 # In those programs, tests of threads alone.

@@ -7,7 +7,9 @@ use crate::event::{Event, Failed, FinishReason, Finished, Timings, Token, Usage}
 use crate::event_queue::Next;
 use crate::job::Job;
 use crate::status::Status;
-use crate::supervisor::{Popped, Queue};
+use crate::supervisor::{Popped, Queue, Taker};
+
+const WORKER: Taker = Taker { worker: 0, suspects: true, busy: false };
 use crate::telemetry::Telemetry;
 use loom::thread;
 use std::sync::Arc;
@@ -100,7 +102,7 @@ fn a_request_is_not_lost_when_the_queue_closes() {
             move || {
                 let mut taken = 0;
                 loop {
-                    match queue.pop(LONG, true) {
+                    match queue.pop(LONG, WORKER) {
                         Popped::Job(..) => taken += 1,
                         Popped::Closed => return taken,
                         Popped::Empty => unreachable!("nothing times out"),
@@ -119,9 +121,9 @@ fn a_request_is_not_lost_when_the_queue_closes() {
 fn no_worker_sleeps_beside_a_request() {
     loom::model(|| {
         let queue = queue();
-        let workers = [0, 1].map(|_| {
+        let workers = [0, 1].map(|worker| {
             let queue = queue.clone();
-            thread::spawn(move || match queue.pop(LONG, true) {
+            thread::spawn(move || match queue.pop(LONG, Taker { worker, ..WORKER }) {
                 Popped::Job(job, _) => job.id,
                 _ => unreachable!("it stays open"),
             })
@@ -143,7 +145,7 @@ fn a_cancelled_request_leaves_the_queue_once() {
         assert!(queue.push(job.clone(), false).is_ok());
         let worker = thread::spawn({
             let queue = queue.clone();
-            move || match queue.pop(Duration::ZERO, true) {
+            move || match queue.pop(Duration::ZERO, WORKER) {
                 Popped::Job(job, _) => Some(job.events.push(token())),
                 _ => None,
             }

@@ -11,6 +11,7 @@ use crate::supervisor::{Due, Limits, Part, Queue};
 use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::{RunRecord, Telemetry, Trace};
 use crate::worker::{Snapshot, WorkerState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -31,6 +32,7 @@ pub(crate) struct Job {
     /// Where it waits, or did.
     queue: Mutex<Weak<Queue>>,
     process: Process,
+    beginning: u64,
 }
 
 /// Who runs a request.
@@ -53,7 +55,30 @@ impl Drop for Prefilling<'_> {
     }
 }
 
+/// Bytes of a text, or tokens, that say whether two requests begin alike.
+const BEGINNING: usize = 512;
+
+/// A number for how the request's text begins.
+fn beginning(request: &Request) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match (&request.tokens, &request.prompt, &request.messages) {
+        (Some(tokens), ..) => tokens[..tokens.len().min(BEGINNING / 4)].hash(&mut hasher),
+        (_, Some(text), _) => text.as_bytes()[..text.len().min(BEGINNING)].hash(&mut hasher),
+        (.., Some(messages)) => {
+            let bytes = messages.iter().flat_map(|message| message.content.bytes()).take(BEGINNING);
+            bytes.for_each(|byte| byte.hash(&mut hasher));
+        }
+        _ => {}
+    }
+    hasher.finish()
+}
+
 impl Job {
+    /// How its text begins: who has decoded one that began alike may know some of it.
+    pub(crate) fn beginning(&self) -> u64 {
+        self.beginning
+    }
+
     /// `seed` is for a request that has none; without one, it is drawn.
     pub(crate) fn new(
         id: u64,
@@ -67,6 +92,7 @@ impl Job {
         let events = EventQueue::new(Trace::new(telemetry, id, seed, submitted));
         let limits = Limits::from(&request);
         Self {
+            beginning: beginning(&request),
             id,
             request,
             seed,

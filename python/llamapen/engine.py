@@ -48,7 +48,8 @@ class PreparedEngine:
     )
     n_ctx = _Decided[int]("Positions per slot.")
     n_ubatch = _Decided[int]("Tokens per micro-batch.")
-    threads = _Decided[int]("Compute threads per worker.")
+    threads = _Decided[int]("Compute threads: of all workers together where they are shared, else of each.")
+    share_threads = _Decided[bool]("Whether a worker that is alone computes with all threads, and several with a share each.")
     workers = _Decided[int]("Number of workers.")
     isolation = _Decided[str]("Where workers run: ``thread`` (of this process) or ``process`` (each a child process).")
     warm_spare = _Decided[bool]("Whether one loaded child process more is kept in reserve.")
@@ -130,7 +131,10 @@ def prepare(
 
     * ``digest``: ``sha256:...`` that the file must have, or a list with one per file. The file is read whole.
     * ``n_ctx``: positions (prompt and generated tokens) per slot; default: what the model was trained with, at most 4096.
-    * ``workers`` (1), ``threads`` per worker (the cores, divided), ``slots`` that a worker runs at a time (1 to 64; 1).
+    * ``streams``: requests that are expected to run at a time (1 to 64; 1). Chooses ``workers`` and ``slots`` (that a worker
+      runs at a time) where they are left out: on the CPU a worker for each, at most 4 and no more than cores.
+    * ``share_threads``: a worker that is alone computes with all ``threads`` (the cores), several with a share each (true where
+      ``threads`` is left out and there are several workers, but not if ``deterministic``; else they are of each worker).
     * ``isolation``: where workers run: ``"thread"`` (of this process; default on the CPU), or ``"process"``: each as a child
       process that loads the model itself, so that whatever becomes of it, this process goes on. Nothing has to be installed
       for that. ``warm_spare``: one loaded child more, in reserve for one that dies (false).

@@ -35,13 +35,22 @@ pub struct EngineConfig {
     /// Tokens per micro-batch, 1 to 4096. Default: 256, and 512 on GPUs. Smaller reacts faster, larger prefills faster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_ubatch: Option<u32>,
-    /// Compute threads of each worker. Default: the cores this process may use, divided by `workers`; hyper-threads of
-    /// one core count once.
+    /// Compute threads: with `share_threads` of all workers together, else of each. Default: the cores this process may use, in
+    /// the second case divided by `workers`; hyper-threads of one core count once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
-    /// Workers on shared weights, each with a context of its own. Default: 1.
+    /// Whether the compute threads are those of all workers together: one that is alone computes with all of them, and several with
+    /// a share each, as many as have requests at that moment. Default: where `threads` is left out and there are several workers,
+    /// but not with `deterministic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_threads: Option<bool>,
+    /// Workers on shared weights, each with a context of its own. Default: as `streams` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// Requests that are expected to run at a time, 1 to 64. It chooses `workers` and `slots` where they are left out: on the CPU a
+    /// worker for each, no more than cores, and as many slots as that needs; with GPUs, one worker. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<u32>,
     /// Where workers run: as threads of this process, or as child processes. Default: `thread` on the CPU, `process` with
     /// GPUs, where an error of the driver cannot be contained otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,7 +59,7 @@ pub struct EngineConfig {
     /// having to load. It takes as much memory as a worker, and no time. Default: false.
     #[serde(default)]
     pub warm_spare: bool,
-    /// Requests that one worker runs at a time, 1 to 64. Default: 1.
+    /// Requests that one worker runs at a time, 1 to 64. Default: as `streams` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<u32>,
     /// Element type of the keys in the KV cache. Default: `f16`.
@@ -215,7 +224,9 @@ impl EngineConfig {
             n_ctx: None,
             n_ubatch: None,
             threads: None,
+            share_threads: None,
             workers: None,
+            streams: None,
             isolation: None,
             warm_spare: false,
             slots: None,
@@ -266,7 +277,9 @@ impl EngineConfig {
         with_n_ctx, n_ctx: u32 => Some(n_ctx);
         with_n_ubatch, n_ubatch: u32 => Some(n_ubatch);
         with_threads, threads: u32 => Some(threads);
+        with_share_threads, share_threads: bool => Some(share_threads);
         with_workers, workers: u32 => Some(workers);
+        with_streams, streams: u32 => Some(streams);
         with_isolation, isolation: Isolation => Some(isolation);
         with_warm_spare, warm_spare: bool => warm_spare;
         with_slots, slots: u32 => Some(slots);

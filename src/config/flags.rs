@@ -39,7 +39,9 @@ const FLAGS: &[Flag] = &[
     flag("n_ctx", &["-c", "--ctx-size", "--n-ctx"], Kind::Number),
     flag("n_ubatch", &["-ub", "--ubatch-size"], Kind::Number),
     flag("threads", &["-t", "--n-threads"], Kind::Number),
+    flag("share_threads", &[], Kind::OnOffAuto),
     flag("workers", &[], Kind::Number),
+    flag("streams", &[], Kind::Number),
     flag("isolation", &[], Kind::Text),
     flag("warm_spare", &[], Kind::Switch),
     flag("slots", &["-np", "--parallel", "--n-parallel"], Kind::Number),
@@ -309,7 +311,9 @@ mod tests {
             .with_n_ctx(512)
             .with_n_ubatch(64)
             .with_threads(2)
+            .with_share_threads(false)
             .with_workers(2)
+            .with_streams(5)
             .with_isolation(Isolation::Process)
             .with_warm_spare(true)
             .with_slots(3)

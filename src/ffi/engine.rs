@@ -25,14 +25,19 @@ pub struct llamapen_engine {
 ///   "n_ctx"            positions (prompt and generated tokens) per slot, from 16 to what the model was trained with;
 ///                      by default that, at most 4096.
 ///   "n_ubatch"         tokens per micro-batch, 1 to 4096 and at least one per slot; 256, and 512 on GPUs.
-///   "threads"          compute threads per worker; the cores that this process may use, divided by workers.
-///   "workers"          workers on shared weights, each with its own context; 1. Workers times threads are at most the
-///                      CPUs that this process may use.
+///   "streams"          requests that are expected to run at a time, 1 to 64: chooses "workers" and "slots" where they are left
+///                      out. On the CPU a worker for each, at most 4 and no more than cores, which share the cores; 1.
+///   "threads"          compute threads, of all workers together with "share_threads", else of each; the cores that this process
+///                      may use, in the second case divided by workers.
+///   "share_threads"    true: a worker that is alone computes with all threads, several with a share each, as many as have
+///                      requests at that moment; true where "threads" is left out and there are several workers, but not if
+///                      deterministic. Otherwise workers times threads are at most the CPUs that this process may use.
+///   "workers"          workers on shared weights, each with its own context; as "streams" says, else 1.
 ///   "isolation"        where workers run: "thread" (of this process), or "process": each as a child process that loads the
 ///                      model itself, so that whatever becomes of it, this process goes on; "thread" on the CPU. A program
 ///                      that links llamapen statically sees llamapen_worker_main_if_child.
 ///   "warm_spare"       true, with "process": one loaded child more, in reserve for one that dies; false.
-///   "slots"            requests that one worker runs at a time, 1 to 64; 1.
+///   "slots"            requests that one worker runs at a time, 1 to 64; as "streams" says, else 1.
 ///   "kv_type_k", "kv_type_v"  element types of the KV cache: "f32", "f16" (default), "bf16", "q8_0", "q5_1", "q5_0",
 ///                      "q4_1", "q4_0" or "iq4_nl". A quantized kv_type_v needs flash attention.
 ///   "flash_attention"  true or false; true, except for models that cannot, and on GPUs for sizes of heads that those cannot.

@@ -128,7 +128,7 @@ pub unsafe extern "C" fn llamapen_supervisor_reset_breaker(
     unsafe { guard(error, body) }
 }
 
-/// State, "uptime_ms", "engine_version", "engine_digest", "device_mask", "slots" and "slots_free", load progress (0 to 1),
+/// State, "uptime_ms", "engine_version", "engine_digest", "device_mask", "slots" and "slots_free", "compute_threads" (of a worker, now), load progress (0 to 1),
 /// queue depth (also by priority), leases, "reloading" (a reload is in progress; all else is
 /// of the engine that requests go to), workers, the last error and its status as JSON. Waits for no decode. Freed with llamapen_string_free.
 ///

@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicI32;
 pub(crate) struct Context {
     raw: NonNull<sys::lp_context>,
     n_vocab: usize,
+    /// How many compute.
+    threads: u32,
     // Both are read by the context and must outlive it.
     _abort: Arc<AtomicI32>,
     model: Arc<Model>,
@@ -106,7 +108,7 @@ impl Context {
         let raw = error::value(|e| unsafe { sys::lp_context_new(model.as_ptr(), &params, e) }, |c| c.is_null())?;
         let raw = NonNull::new(raw).expect("checked by value()");
         model.has_context(raw);
-        Ok(Self { raw, n_vocab: model.n_vocab(), _abort: abort, model })
+        Ok(Self { raw, n_vocab: model.n_vocab(), threads: params.n_threads, _abort: abort, model })
     }
 
     /// What llama.cpp allocated for it and its model, on a GPU or on the host.
@@ -116,6 +118,14 @@ impl Context {
         // SAFETY: the context is alive, `used` may be written to.
         error::status(|e| unsafe { sys::lp_context_memory(self.raw.as_ptr(), device, &mut used, e) })?;
         Ok(MemoryUse { weights: used.weights, cache: used.cache, compute: used.compute })
+    }
+
+    /// How many threads compute from now on. Others wait without a core.
+    pub(crate) fn compute_with(&mut self, threads: u32) {
+        if std::mem::replace(&mut self.threads, threads) != threads {
+            // SAFETY: the context is alive and decodes nothing.
+            unsafe { sys::lp_context_compute_with(self.raw.as_ptr(), threads) };
+        }
     }
 
     /// Processes the batch. After an exception the context must not be used again.

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -33,8 +34,9 @@ struct lp_context {
         void operator()(llama_context * context) const { llama_free(context); }
         void operator()(ggml_threadpool * pool) const { ggml_threadpool_free(pool); }
     };
-    // Declared first, so destroyed last: the context uses the pool until it is gone.
-    std::unique_ptr<ggml_threadpool, Free> pool;
+    // By the number of their threads: the idle ones of a larger pool would be woken for every graph. Declared first, so destroyed
+    // last: the context uses them until it is gone.
+    std::map<uint32_t, std::unique_ptr<ggml_threadpool, Free>> pools;
     std::unique_ptr<llama_context, Free> context;
     std::vector<int32_t> n_seq_id;
     std::vector<llama_seq_id *> seq_id;
@@ -223,13 +225,30 @@ int64_t lp_chat_apply(const char * chat_template, const char * const * roles, co
     });
 }
 
+static ggml_threadpool * pool_of(lp_context * context, uint32_t n_threads) {
+    auto & pool = context->pools[n_threads];
+    if (pool == nullptr) {
+        ggml_threadpool_params params = ggml_threadpool_params_default(static_cast<int>(n_threads));
+        params.poll = POLL_LEVEL;
+        pool.reset(ggml_threadpool_new(&params));
+    }
+    return pool.get();
+}
+
+void lp_context_compute_with(lp_context * context, uint32_t n_threads) {
+    guarded(nullptr, 0, [&] {
+        if (ggml_threadpool * pool = pool_of(context, n_threads)) {
+            llama_attach_threadpool(context->context.get(), pool, pool);
+            llama_set_n_threads(context->context.get(), static_cast<int32_t>(n_threads), static_cast<int32_t>(n_threads));
+        }
+        return 0;
+    });
+}
+
 lp_context * lp_context_new(lp_model * model, const lp_context_params * params, lp_error * error) {
     return guarded(error, static_cast<lp_context *>(nullptr), [&]() -> lp_context * {
         auto context = std::make_unique<lp_context>();
-        ggml_threadpool_params pool_params = ggml_threadpool_params_default(static_cast<int>(params->n_threads));
-        pool_params.poll = POLL_LEVEL;
-        context->pool.reset(ggml_threadpool_new(&pool_params));
-
+        ggml_threadpool * pool = pool_of(context.get(), params->n_threads);
         llama_context_params native_params = llama_context_default_params();
         native_params.n_ctx = params->n_ctx * params->n_seq;
         native_params.n_seq_max = params->n_seq;
@@ -253,13 +272,13 @@ lp_context * lp_context_new(lp_model * model, const lp_context_params * params, 
         native_params.abort_callback_data = const_cast<int32_t *>(params->abort_flag);
         first_error[0] = 0;
         context->context.reset(llama_init_from_model(native(model), native_params));
-        if (context->pool == nullptr || context->context == nullptr) {
+        if (pool == nullptr || context->context == nullptr) {
             char message[sizeof first_error + 100];
             fail(error, gpu_is_full() ? LP_GPU_OUT_OF_MEMORY : LP_OUT_OF_MEMORY,
                  said("llama.cpp could not create a context, most often for lack of memory", message));
             return nullptr;
         }
-        llama_attach_threadpool(context->context.get(), context->pool.get(), context->pool.get());
+        llama_attach_threadpool(context->context.get(), pool, pool);
         context->n_seq_id.assign(params->n_ubatch, 1);
         context->seq_id.resize(params->n_ubatch);
         const ggml_backend_sched_t scheduler = context->context->get_sched();
@@ -289,7 +308,7 @@ void lp_context_free(lp_context * context) {
 bool lp_context_free_dead(lp_context * context) {
     return guarded(nullptr, false, [&] {
         if (uses_gpus(context)) return false;
-        context->pool.release();
+        for (auto & [n_threads, pool] : context->pools) pool.release();
         delete context;
         return true;
     });

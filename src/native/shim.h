@@ -95,7 +95,10 @@ typedef struct lp_context_params {
 } lp_context_params;
 
 lp_context * lp_context_new(lp_model * model, const lp_context_params * params, lp_error * error);
-// Frees the context of a dead domain, all but its thread pool, which would join threads that are gone. False: it is not on the
+// Batches are computed with so many threads from now on; those of other numbers sleep. Where the system gives no threads, nothing
+// changes.
+void lp_context_compute_with(lp_context * context, uint32_t n_threads);
+// Frees the context of a dead domain, all but its thread pools, which would join threads that are gone. False: it is not on the
 // CPU alone, and stays as it is.
 bool lp_context_free_dead(lp_context * context);
 void lp_context_free(lp_context * context);

@@ -2,8 +2,9 @@
 
 use super::fit::{self, Fitted};
 use super::memory::{self, Demand, MemoryPlan};
+use super::topology;
 use crate::config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, Isolation, KvType, MIN_CTX, in_range};
-use crate::device::{DeviceMask, LayerSplit, decide};
+use crate::device::{DeviceDecision, DeviceMask, LayerSplit, decide};
 use crate::error::{Error, Result};
 use crate::machine::MachineSnapshot;
 use crate::model::{Header, ModelInfo};
@@ -11,7 +12,6 @@ use crate::model::{Header, ModelInfo};
 /// Largest context per slot: llama.cpp counts positions in 32 bits, and a cache of more has never been tried.
 const MAX_CTX: u32 = 1 << 24;
 const MAX_UBATCH: u32 = 4096;
-const MAX_SLOTS: u32 = 64;
 /// Longer guesses come true too seldom to be worth their outputs.
 pub(crate) const MAX_DRAFT: u32 = 15;
 /// Micro-batch on GPUs, where smaller ones leave them idle (docs/gpu.md). A worker takes smaller pieces where a cancel would
@@ -29,6 +29,7 @@ pub(super) struct Choices {
     pub n_ctx: u32,
     pub n_ubatch: u32,
     pub threads: u32,
+    pub share_threads: bool,
     pub workers: u32,
     pub isolation: Isolation,
     pub slots: u32,
@@ -50,28 +51,35 @@ pub(super) struct Choices {
 pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSnapshot, cuda: bool) -> Result<Choices> {
     let info = model.info();
     generates_text(info)?;
-    let (workers, threads) = cores(config, machine)?;
-    let slots = slots(config)?;
-    let n_ctx = context(config, info, slots)?;
     drafts(config, model)?;
     if config.prefix_store_bytes > 0 && !config.prefix_cache {
         return Err(Error::invalid("prefix_store_bytes", "nothing is saved without prefix_cache"));
     }
     let decision = decide(config.require_gpu, &config.devices, &machine.devices, cuda)?;
-    let all_layers = info.n_layer + 1;
-    let n_gpu_layers = match (decision.devices.is_empty(), config.n_gpu_layers) {
-        (true, Some(layers)) if layers > 0 && !matches!(config.devices, DeviceMask::None) => {
-            let problem = format!("{layers} layers on GPUs, but none is used: {}", decision.reason);
-            return Err(Error::invalid("n_gpu_layers", problem));
+    let n_gpu_layers = gpu_layers(config, info, &decision)?;
+    let mut workers = topology::workers(config, machine, n_gpu_layers > 0)?;
+    loop {
+        match choose_for(config, model, machine, &decision, n_gpu_layers, workers) {
+            // Nobody asked for that many.
+            Err(Error::DoesNotFit { .. }) if config.workers.is_none() && workers > 1 => workers /= 2,
+            chosen => return chosen,
         }
-        (true, _) => 0,
-        // More than there are means all, as llama.cpp's users are used to say.
-        (false, layers) => layers.unwrap_or(all_layers).min(all_layers),
-    };
-    if config.require_gpu && n_gpu_layers < all_layers {
-        let problem = format!("{n_gpu_layers} of {all_layers} layers on GPUs contradict require_gpu");
-        return Err(Error::invalid("n_gpu_layers", problem));
     }
+}
+
+/// The same for so many workers.
+fn choose_for(
+    config: &EngineConfig,
+    model: &Header,
+    machine: &MachineSnapshot,
+    decision: &DeviceDecision,
+    n_gpu_layers: u32,
+    workers: u32,
+) -> Result<Choices> {
+    let info = model.info();
+    let (threads, share_threads) = topology::threads(config, machine, workers)?;
+    let slots = topology::slots(config, workers)?;
+    let n_ctx = context(config, info, slots)?;
     let n_ubatch = micro_batch(config, n_ctx, slots, n_gpu_layers > 0)?;
     let flash_attention = flash_attention(config, info, n_gpu_layers > 0)?;
     let (kv_type_k, kv_type_v) = cache_types(config, model, flash_attention, n_gpu_layers > 0)?;
@@ -100,6 +108,7 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         // Fewer slots or positions may leave less for a batch to hold.
         n_ubatch: demand.n_ubatch,
         threads,
+        share_threads,
         workers,
         isolation,
         slots: demand.slots,
@@ -107,8 +116,8 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
         kv_type_v: kv_types.1,
         flash_attention,
         seed: config.seed.or(config.deterministic.then_some(0)),
-        devices: if n_gpu_layers == 0 { vec![] } else { decision.devices },
-        device_reason: decision.reason,
+        devices: if n_gpu_layers == 0 { vec![] } else { decision.devices.clone() },
+        device_reason: decision.reason.clone(),
         n_gpu_layers,
         split,
         memory,
@@ -128,23 +137,23 @@ fn generates_text(info: &ModelInfo) -> Result<()> {
     Ok(())
 }
 
-/// Workers, and compute threads of each: by default one per core, at most one per logical CPU.
-fn cores(config: &EngineConfig, machine: &MachineSnapshot) -> Result<(u32, u32)> {
-    let cpus = machine.cpus();
-    let workers = config.workers.unwrap_or(1);
-    in_range("workers", workers, 1..=cpus)?;
-    let threads = config.threads.unwrap_or((machine.cores() / workers).max(1));
-    in_range("threads", threads, 1..=cpus)?;
-    if threads * workers > cpus {
-        let problem = format!(
-            "{workers} workers of {threads} threads are {} compute threads, but this process may use {cpus} cores; more \
-             threads than cores make decoding collapse. Use at most {} threads per worker",
-            threads * workers,
-            cpus / workers
-        );
-        return Err(Error::invalid("threads", problem));
+/// How many layers go to the devices that were decided on, the output layer counted as one.
+fn gpu_layers(config: &EngineConfig, info: &ModelInfo, decision: &DeviceDecision) -> Result<u32> {
+    let all_layers = info.n_layer + 1;
+    let n_gpu_layers = match (decision.devices.is_empty(), config.n_gpu_layers) {
+        (true, Some(layers)) if layers > 0 && !matches!(config.devices, DeviceMask::None) => {
+            let problem = format!("{layers} layers on GPUs, but none is used: {}", decision.reason);
+            return Err(Error::invalid("n_gpu_layers", problem));
+        }
+        (true, _) => 0,
+        // More than there are means all, as llama.cpp's users are used to say.
+        (false, layers) => layers.unwrap_or(all_layers).min(all_layers),
+    };
+    if config.require_gpu && n_gpu_layers < all_layers {
+        let problem = format!("{n_gpu_layers} of {all_layers} layers on GPUs contradict require_gpu");
+        return Err(Error::invalid("n_gpu_layers", problem));
     }
-    Ok((workers, threads))
+    Ok(n_gpu_layers)
 }
 
 /// An error of a GPU's driver cannot be contained in the process where it happened.
@@ -157,17 +166,6 @@ fn isolation(config: &EngineConfig, on_gpus: bool) -> Result<Isolation> {
         )),
         false => Ok(isolation),
     }
-}
-
-fn slots(config: &EngineConfig) -> Result<u32> {
-    let slots = config.slots.unwrap_or(1);
-    in_range("slots", slots, 1..=MAX_SLOTS)?;
-    if config.deterministic && slots > 1 {
-        let problem =
-            format!("{slots} slots decode together, which deterministic excludes; use 1, other requests wait");
-        return Err(Error::invalid("slots", problem));
-    }
-    Ok(slots)
 }
 
 fn context(config: &EngineConfig, info: &ModelInfo, slots: u32) -> Result<u32> {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Number of the serialized form; another one is refused.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 /// What [`prepare`](crate::prepare()) decided. Immutable; serializes to JSON and back; cheap to clone and to share.
 ///
@@ -34,6 +34,7 @@ pub struct PreparedEngine {
     n_ctx: u32,
     n_ubatch: u32,
     threads: u32,
+    share_threads: bool,
     workers: u32,
     isolation: Isolation,
     warm_spare: bool,
@@ -89,6 +90,7 @@ impl PreparedEngine {
             n_ctx: choices.n_ctx,
             n_ubatch: choices.n_ubatch,
             threads: choices.threads,
+            share_threads: choices.share_threads,
             workers: choices.workers,
             isolation: choices.isolation,
             warm_spare: config.warm_spare,
@@ -188,10 +190,17 @@ impl PreparedEngine {
         self.n_ubatch
     }
 
-    /// Compute threads per worker.
+    /// Compute threads: of all workers together where they are shared, else of each.
     #[must_use]
     pub fn threads(&self) -> u32 {
         self.threads
+    }
+
+    /// Whether the compute threads are those of all workers together, see
+    /// [`EngineConfig::share_threads`](crate::EngineConfig::share_threads).
+    #[must_use]
+    pub fn share_threads(&self) -> bool {
+        self.share_threads
     }
 
     /// Number of workers.
@@ -418,6 +427,7 @@ impl PreparedEngine {
             .with_n_ctx(self.n_ctx)
             .with_n_ubatch(self.n_ubatch)
             .with_threads(self.threads)
+            .with_share_threads(self.share_threads)
             .with_workers(self.workers)
             .with_isolation(self.isolation)
             .with_warm_spare(self.warm_spare)

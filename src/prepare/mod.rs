@@ -11,6 +11,7 @@ mod memory;
 mod preflight;
 mod render;
 mod steps;
+mod topology;
 
 #[cfg(test)]
 mod tests;

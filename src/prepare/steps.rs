@@ -65,12 +65,13 @@ impl Plan {
         let spare = if engine.warm_spare() { " and a spare" } else { "" };
         step("load_weights", format!("{how} {}, {whose}", bytes(info.tensor_bytes)));
         let (workers, threads, slots) = (engine.workers(), engine.threads(), engine.slots());
+        let whose_threads = if engine.share_threads() { "for all together" } else { "each" };
         let (k, v) = engine.kv_types();
         let shape = format!("{slots} slots of {} positions, cache {k}/{v}", engine.n_ctx());
         step(
             "start_workers",
             format!(
-                "{workers}{spare} {where_}, with {threads} compute threads each, {shape}, batches of {}",
+                "{workers}{spare} {where_}, with {threads} compute threads {whose_threads}, {shape}, batches of {}",
                 engine.n_ubatch()
             ),
         );

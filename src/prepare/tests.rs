@@ -39,13 +39,48 @@ fn a_container_with_two_of_64_cores_gets_two_threads() {
     assert_eq!(on_cpu(&config(), &big).unwrap().threads, 64, "hyper-threads do not count");
     let container = big.clone().with_cpu_quota_millis(Some(2_000));
     assert_eq!(on_cpu(&config(), &container).unwrap().threads, 2);
-    assert_eq!(on_cpu(&config().with_workers(2), &container).unwrap().threads, 1);
+    let two = on_cpu(&config().with_workers(2), &container).unwrap();
+    assert_eq!((two.threads, two.share_threads), (2, true), "for both together");
+    let two = on_cpu(&config().with_workers(2).with_share_threads(false), &container).unwrap();
+    assert_eq!((two.threads, two.share_threads), (1, false));
     let error = on_cpu(&config().with_threads(3), &container).unwrap_err();
     assert_eq!(error.to_string(), "threads: 3 is not between 1 and 2");
     // Who asks for hyper-threads gets them.
     assert_eq!(on_cpu(&config().with_threads(128), &big).unwrap().threads, 128);
     let half = big.with_cpu_quota_millis(Some(500));
     assert_eq!(on_cpu(&config(), &half).unwrap().threads, 1);
+}
+
+#[test]
+fn streams_choose_workers_and_slots() {
+    let shape = |config: &EngineConfig, machine: &MachineSnapshot| {
+        let choices = on_cpu(config, machine).unwrap();
+        (choices.workers, choices.slots, choices.threads, choices.share_threads)
+    };
+    let (two, eight) = (MachineSnapshot::new(2, 32 * GIB), machine());
+    let streams = |n| config().with_streams(n);
+    assert_eq!(shape(&config(), &eight), (1, 1, 8, false));
+    assert_eq!(shape(&streams(1), &eight), (1, 1, 8, false));
+    assert_eq!(shape(&streams(2), &two), (2, 1, 2, true));
+    assert_eq!(shape(&streams(5), &two), (2, 3, 2, true));
+    assert_eq!(shape(&streams(64), &eight), (4, 16, 8, true));
+    // What is asked for stays.
+    assert_eq!(shape(&streams(8).with_workers(1), &two), (1, 8, 2, false));
+    assert_eq!(shape(&streams(8).with_slots(2), &two), (2, 2, 2, true));
+    assert_eq!(shape(&streams(8).with_threads(1), &two), (2, 4, 1, false));
+    // Each with threads of its own, and one slot.
+    assert_eq!(shape(&streams(8).with_deterministic(true), &two), (2, 1, 1, false));
+    let shared = config().with_workers(2).with_deterministic(true).with_share_threads(true);
+    assert_eq!(on_cpu(&shared, &two).unwrap_err().status(), Status::InvalidParams);
+    assert_eq!(on_cpu(&streams(65), &two).unwrap_err().status(), Status::InvalidParams);
+    // Fewer workers where the memory is not there for so many contexts.
+    let (one, many) = (on_cpu(&streams(8).with_workers(1), &eight).unwrap(), on_cpu(&streams(8), &eight).unwrap());
+    let enough_for_one = MachineSnapshot::new(8, one.memory.host().resident() + (1 << 20));
+    assert!(many.memory.host().resident() > one.memory.host().resident());
+    assert_eq!(on_cpu(&streams(8), &enough_for_one).unwrap().workers, 1);
+    // A GPU computes a batch.
+    let gpu = choose(&streams(8), &header(), &with_gpus(&[16 * GIB]), true).unwrap();
+    assert_eq!((gpu.workers, gpu.slots), (1, 8));
 }
 
 #[test]

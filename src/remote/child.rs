@@ -13,7 +13,7 @@ use crate::prepare::PreparedEngine;
 use crate::status::Status;
 use crate::supervisor::Queue;
 use crate::telemetry::Telemetry;
-use crate::worker::{Snapshot, SnapshotPolicy, Worker, WorkerFault, WorkerState, load};
+use crate::worker::{Cores, Snapshot, SnapshotPolicy, Worker, WorkerFault, WorkerState, load};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
@@ -72,7 +72,12 @@ fn begin(start: Start, host: &Arc<Host>) -> Result<Running, WorkerFault> {
     };
     let prepared = Arc::new(PreparedEngine::from_json(&start.engine).map_err(|e| internal(&e))?);
     let telemetry = Arc::new(Telemetry::of(&prepared, &Arc::default()));
-    let state = Arc::new(WorkerState::in_child(telemetry.workers[0].clone(), host.clone()));
+    let cores = Cores::new(prepared.threads(), prepared.share_threads());
+    if prepared.share_threads() {
+        // Until its host says more: all may be starting.
+        cores.told(prepared.threads() / prepared.workers());
+    }
+    let state = Arc::new(WorkerState::in_child(telemetry.workers[0].clone(), Arc::new(cores), host.clone()));
     if let Some(measured) = start.measured {
         state.set_measured(measured);
     }
@@ -138,6 +143,7 @@ fn listen(mut reader: Reader, running: &Running) {
             }
             // Where it waits it stays, and is freed when it is taken up.
             ToChild::Cancel { id } => drop(jobs.get(&id).and_then(Weak::upgrade).map(|job| job.cancel())),
+            ToChild::Threads(threads) => running.state.cores().told(threads),
             ToChild::Stop => {
                 running.queue.close();
                 running.state.abort();

@@ -102,6 +102,7 @@ impl Hearing {
                 self.goes_on_from(Phase::Loaded)?;
                 state.beat();
                 self.link.set_phase(Phase::Ready);
+                state.cores().tell(&self.link);
                 (self.remote.tell)(seat.index, Heard::Ready);
             }
             ToHost::Kept(positions, stored) => state.set_kept(positions, stored),
@@ -268,7 +269,7 @@ mod tests {
     use crate::isolation::ipc;
     use crate::supervisor::Queue;
     use crate::telemetry::Telemetry;
-    use crate::worker::SnapshotPolicy;
+    use crate::worker::{Cores, SnapshotPolicy};
     use crate::{EngineConfig, Isolation, QueueFullPolicy, Request, SupervisorConfig};
     use std::path::Path;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -287,7 +288,7 @@ mod tests {
             let prepared = Arc::new(crate::prepare(&config.with_kv_types(KvType::F16, KvType::F16)).unwrap());
             let telemetry = Arc::new(Telemetry::of(&prepared, &Arc::default()));
             let queue = Arc::new(Queue::new(1, QueueFullPolicy::Reject));
-            let state = Arc::new(WorkerState::new(telemetry.workers[0].clone()));
+            let state = Arc::new(WorkerState::new(telemetry.workers[0].clone(), Arc::new(Cores::new(1, false))));
             let life = state.begin_life();
             let job = Job::new(5, Request::prompt("a").with_max_tokens(4), Some(0), Arc::downgrade(&queue), telemetry);
             let job = Arc::new(job);

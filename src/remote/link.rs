@@ -141,6 +141,14 @@ impl Link {
         let _ = self.send(&ToChild::Cancel { id }, None);
     }
 
+    /// How many threads it is to compute with from now on. Holds no lock: it is called under others.
+    pub(crate) fn tell_share(&self, threads: u32) {
+        if let Some((outbox, _)) = self.connected.get() {
+            // One that does not read is found by what matters more.
+            let _ = outbox.send(&ToChild::Threads(threads), None);
+        }
+    }
+
     /// Ends it by force, because of this.
     pub(super) fn condemn(&self, why: WorkerFault) {
         self.standing().why.get_or_insert(why);

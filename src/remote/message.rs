@@ -18,6 +18,8 @@ pub(super) enum ToChild {
     Run(Box<Run>),
     /// The request has ended: its slot is to be freed.
     Cancel { id: u64 },
+    /// It computes with so many threads from now on.
+    Threads(u32),
     /// Ends a running decode, frees everything, and ends.
     Stop,
 }

@@ -15,7 +15,7 @@ use crate::isolation::thread;
 use crate::job::Job;
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
-use crate::supervisor::{Popped, Queue};
+use crate::supervisor::{Popped, Queue, Taker};
 use crate::sync::Mutex;
 use crate::worker::{Snapshot, SnapshotPolicy, WorkerFault, WorkerState};
 use std::path::PathBuf;
@@ -264,7 +264,8 @@ impl StandIn {
         }
         let wait = if running.is_empty() && flushed { IDLE } else { SOON };
         let suspects = !running.iter().any(|job| job.part().is_suspect());
-        if let Popped::Job(job, position) = self.remote.queue.pop_as(wait, suspects, !running.is_empty()) {
+        let by = Taker { worker: seat.index.unwrap_or_default(), suspects, busy: !running.is_empty() };
+        if let Popped::Job(job, position) = self.remote.queue.pop(wait, by) {
             self.hand_over(seat, job, position);
         }
     }

@@ -290,6 +290,7 @@ impl Control {
     pub(super) fn failed(&mut self, i: usize, fault: WorkerFault, is_process: bool) {
         let state = &self.shared.workers[i];
         state.set_ready(false);
+        self.shared.queue.forget(u32::try_from(i).expect("few workers"));
         let (status, message) = (fault.status(), format!("worker {i} failed: {fault}"));
         // After a memory fault nobody knows what was written to before, in the process that had it; after an error of CUDA, what
         // still works there.

@@ -58,6 +58,8 @@ pub struct Health {
     pub slots: usize,
     /// See [`slots`](Self::slots).
     pub slots_free: usize,
+    /// Threads that a worker computes its next batch with: with [`share_threads`](crate::EngineConfig::share_threads) its share.
+    pub compute_threads: u32,
     /// How much of the model is loaded, 0 to 1.
     pub load_progress: f32,
     /// Requests that wait for a slot.

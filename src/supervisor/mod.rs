@@ -36,7 +36,7 @@ pub use handoff::HandoffRecord;
 pub use health::{Health, QueueDepths, State, WorkerHealth};
 pub use lease::Lease;
 pub use policy::BreakerState;
-pub(crate) use queue::{Popped, Queue};
+pub(crate) use queue::{Popped, Queue, Taker};
 pub use reload::ReloadReport;
 pub use self_test::{SelfTestReport, SelfTestStatus, SelfTestStep};
 pub use watcher::{HandoffChange, HandoffWatcher};

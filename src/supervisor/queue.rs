@@ -13,7 +13,7 @@ use crate::request::Priority;
 use crate::sync::tried::{Condvar, Mutex};
 use crate::telemetry::Trace;
 use order::Order;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,9 @@ struct Inner {
     /// Requests go to another engine's.
     moved: bool,
     /// Workers that wait and are not busy.
-    waiting_idle: usize,
+    idle: Vec<u32>,
+    /// How the texts began that each worker had last, see [`Job::beginning`](crate::job::Job::beginning).
+    known: HashMap<u32, VecDeque<u64>>,
 }
 
 /// What a worker got from the queue.
@@ -46,6 +48,26 @@ pub(crate) enum Popped {
     Empty,
     Closed,
 }
+
+/// Who takes a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taker {
+    pub worker: u32,
+    /// Also one that may be what its worker died of, see `blame`; who runs one takes no other.
+    pub suspects: bool,
+    /// It has others already: those that have none come first.
+    pub busy: bool,
+}
+
+enum Next {
+    Take(Arc<Job>, u32),
+    /// There is one, for another worker.
+    Leave,
+    Nothing,
+}
+
+/// Beginnings that are remembered of each worker: about as many as it has in its slots or saved.
+const KNOWN: usize = 32;
 
 pub(crate) enum PushError {
     /// To be pushed where requests go now.
@@ -64,7 +86,8 @@ impl Queue {
             entry: Entry::Open,
             held: false,
             moved: false,
-            waiting_idle: 0,
+            idle: vec![],
+            known: HashMap::new(),
         };
         let (changed, changed_for_busy) = (Condvar::new(), Condvar::new());
         Self { capacity, when_full, inner: Mutex::new(inner), changed, changed_for_busy }
@@ -102,11 +125,15 @@ impl Queue {
 
     /// Has one who waits look again: rather one who has nothing to do.
     fn notify_one(&self, inner: &Inner) {
-        if inner.waiting_idle > 0 {
-            self.changed.notify_one()
-        } else {
-            self.changed_for_busy.notify_one()
-        };
+        match inner.idle.len() {
+            0 => {}
+            1 => self.changed.notify_one(),
+            // Which of them is to have it, they find out themselves.
+            _ => self.changed.notify_all(),
+        }
+        if inner.again.len() + inner.waiting.len() > inner.idle.len() {
+            self.changed_for_busy.notify_one();
+        }
     }
 
     fn notify_all(&self) {
@@ -114,14 +141,8 @@ impl Queue {
         self.changed_for_busy.notify_all();
     }
 
-    /// Takes the next request, waiting for one at most `timeout`. Zero does not wait. `suspects`: also one that may be what
-    /// its worker died of, see `blame`; who runs one takes no other.
-    pub(crate) fn pop(&self, timeout: Duration, suspects: bool) -> Popped {
-        self.pop_as(timeout, suspects, false)
-    }
-
-    /// The same for a worker that may be busy: one that is not gets a request first.
-    pub(crate) fn pop_as(&self, timeout: Duration, suspects: bool, busy: bool) -> Popped {
+    /// Takes the next request, waiting for one at most `timeout`. Zero does not wait.
+    pub(crate) fn pop(&self, timeout: Duration, by: Taker) -> Popped {
         let deadline = Instant::now() + timeout;
         let mut inner = self.inner.lock();
         // A last look comes after the time is over: somebody may have been told of this waiter's idleness until then.
@@ -130,27 +151,31 @@ impl Queue {
             if inner.held || inner.entry == Entry::Closed {
                 return Popped::Closed;
             }
-            if let Some(at) = inner.again.iter().position(|job| suspects || !job.part().is_suspect())
-                && let Some(job) = inner.again.remove(at)
-            {
-                return Popped::Job(job, 0);
-            }
-            if let Some((job, position)) = inner.waiting.pop() {
-                return Popped::Job(job, position);
+            match inner.next_for(by) {
+                Next::Take(job, position) => return Popped::Job(job, position),
+                Next::Leave => self.changed.notify_all(),
+                Next::Nothing => {}
             }
             if timed_out {
                 return Popped::Empty;
             }
-            timed_out = match busy {
+            timed_out = match by.busy {
                 true => self.changed_for_busy.wait_until(&mut inner, deadline),
                 false => {
-                    inner.waiting_idle += 1;
+                    inner.idle.push(by.worker);
                     let timed_out = self.changed.wait_until(&mut inner, deadline);
-                    inner.waiting_idle -= 1;
+                    if let Some(at) = inner.idle.iter().position(|worker| *worker == by.worker) {
+                        inner.idle.swap_remove(at);
+                    }
                     timed_out
                 }
             };
         }
+    }
+
+    /// The worker has died: it knows nothing any more.
+    pub(crate) fn forget(&self, worker: u32) {
+        self.inner.lock().known.remove(&worker);
     }
 
     /// Whether workers are to go home, as [`pop`](Self::pop) says it.
@@ -246,6 +271,32 @@ impl Queue {
 }
 
 impl Inner {
+    /// What a worker is to take: idle ones before busy ones, and of several idle ones the one that knows how it begins.
+    fn next_for(&mut self, by: Taker) -> Next {
+        let of_again = self.again.iter().position(|job| by.suspects || !job.part().is_suspect());
+        if by.busy && self.again.len() + self.waiting.len() <= self.idle.len() && of_again.is_none() {
+            return Next::Leave;
+        }
+        if let Some(job) = of_again.and_then(|at| self.again.remove(at)) {
+            return Next::Take(job, 0);
+        }
+        let Some((job, _)) = self.waiting.peek() else { return Next::Nothing };
+        let beginning = job.beginning();
+        if !self.knows(by.worker, beginning) && self.idle.iter().any(|idle| self.knows(*idle, beginning)) {
+            return Next::Leave;
+        }
+        let Some((job, position)) = self.waiting.pop() else { return Next::Nothing };
+        let known = self.known.entry(by.worker).or_default();
+        known.retain(|other| *other != beginning);
+        known.push_front(beginning);
+        known.truncate(KNOWN);
+        Next::Take(job, position)
+    }
+
+    fn knows(&self, worker: u32, beginning: u64) -> bool {
+        self.known.get(&worker).is_some_and(|known| known.contains(&beginning))
+    }
+
     fn take(&mut self) -> Vec<Arc<Job>> {
         let Self { again, waiting, .. } = self;
         again.drain(..).chain(waiting.drain().map(|(job, _)| job)).collect()
@@ -260,8 +311,81 @@ mod tests {
     use crate::telemetry::Telemetry;
 
     fn job(queue: &Arc<Queue>, id: u64) -> Arc<Job> {
+        job_of(queue, id, "a")
+    }
+
+    fn job_of(queue: &Arc<Queue>, id: u64, prompt: &str) -> Arc<Job> {
         let telemetry = Arc::new(Telemetry::new(Default::default(), 1, Arc::default()));
-        Arc::new(Job::new(id, Request::prompt("a"), None, Arc::downgrade(queue), telemetry))
+        Arc::new(Job::new(id, Request::prompt(prompt), None, Arc::downgrade(queue), telemetry))
+    }
+
+    fn taker(suspects: bool) -> Taker {
+        Taker { worker: 0, suspects, busy: false }
+    }
+
+    /// What a worker gets without waiting.
+    fn taken(queue: &Queue, worker: u32, busy: bool) -> Option<u64> {
+        match queue.pop(Duration::ZERO, Taker { worker, suspects: true, busy }) {
+            Popped::Job(job, _) => Some(job.id),
+            _ => None,
+        }
+    }
+
+    /// A worker that waits in a thread of its own, and what it gets.
+    fn waiting(queue: &Arc<Queue>, worker: u32) -> std::thread::JoinHandle<Option<u64>> {
+        let before = queue.inner.lock().idle.len();
+        let waits = std::thread::spawn({
+            let queue = queue.clone();
+            move || match queue.pop(Duration::from_secs(60), Taker { worker, suspects: true, busy: false }) {
+                Popped::Job(job, _) => Some(job.id),
+                _ => None,
+            }
+        });
+        while queue.inner.lock().idle.len() == before {
+            std::thread::yield_now();
+        }
+        waits
+    }
+
+    #[test]
+    fn who_has_nothing_to_do_comes_first() {
+        let queue = Arc::new(Queue::new(9, QueueFullPolicy::Reject));
+        let idle = waiting(&queue, 1);
+        // Both look at the same moment.
+        let mut inner = queue.inner.lock();
+        inner.waiting.push(Priority::Interactive, (job(&queue, 1), 0));
+        inner.waiting.push(Priority::Interactive, (job(&queue, 2), 0));
+        drop(inner);
+        assert_eq!(taken(&queue, 0, true), Some(1), "there are two, and one who waits");
+        assert_eq!(taken(&queue, 0, true), None, "the last one is for who waits");
+        assert_eq!(idle.join().unwrap(), Some(2), "who was told of it");
+    }
+
+    #[test]
+    fn of_those_that_wait_the_one_that_knows_the_beginning_takes_it() {
+        let queue = Arc::new(Queue::new(9, QueueFullPolicy::Reject));
+        let push = |id, prompt: &str| assert!(queue.push(job_of(&queue, id, prompt), false).is_ok());
+        let (long, other) = ("once upon a time ".repeat(40), "something else".to_owned());
+        push(1, &(long.clone() + "one"));
+        assert_eq!(taken(&queue, 1, false), Some(1));
+        push(2, &other);
+        assert_eq!(taken(&queue, 0, false), Some(2));
+        let knows = waiting(&queue, 1);
+        push(3, &(long.clone() + "another"));
+        assert_eq!(knows.join().unwrap(), Some(3));
+        // For one that knows it no longer, nothing is left.
+        let knew = waiting(&queue, 1);
+        queue.forget(1);
+        let mut inner = queue.inner.lock();
+        inner.waiting.push(Priority::Interactive, (job_of(&queue, 4, &long), 0));
+        drop(inner);
+        assert_eq!(taken(&queue, 0, false), Some(4));
+        // A busy one that knows it is not waited for.
+        push(5, &long);
+        queue.forget(0);
+        assert_eq!(taken(&queue, 2, false), Some(5));
+        queue.close();
+        assert_eq!(knew.join().unwrap(), None);
     }
 
     #[test]
@@ -272,7 +396,7 @@ mod tests {
         assert!(matches!(queue.push(c.clone(), false), Err(PushError::Full(2))));
         a.cancel().unwrap();
         assert!(queue.push(c, false).is_ok());
-        let ids: Vec<_> = std::iter::from_fn(|| match queue.pop(Duration::ZERO, true) {
+        let ids: Vec<_> = std::iter::from_fn(|| match queue.pop(Duration::ZERO, taker(true)) {
             Popped::Job(job, _) => Some(job.id),
             _ => None,
         })
@@ -291,7 +415,7 @@ mod tests {
         assert!(queue.push_again(suspect) && queue.push_again(bystander), "past the bound");
         assert_eq!(queue.depths().total(), 3);
         for (suspects, id) in [(false, 3), (false, 1), (true, 2)] {
-            assert!(matches!(queue.pop(Duration::ZERO, suspects), Popped::Job(job, 0) if job.id == id));
+            assert!(matches!(queue.pop(Duration::ZERO, taker(suspects)), Popped::Job(job, 0) if job.id == id));
         }
         assert!(queue.push_again(job(&queue, 4)));
         queue.remove(4);
@@ -305,7 +429,7 @@ mod tests {
         let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
         let worker = std::thread::spawn({
             let queue = queue.clone();
-            move || matches!(queue.pop(Duration::from_secs(60), true), Popped::Closed)
+            move || matches!(queue.pop(Duration::from_secs(60), taker(true)), Popped::Closed)
         });
         std::thread::sleep(Duration::from_millis(10));
         assert!(queue.close().is_empty());
@@ -318,7 +442,8 @@ mod tests {
         let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
         let waits = |busy| {
             let queue = queue.clone();
-            std::thread::spawn(move || match queue.pop_as(Duration::from_secs(60), true, busy) {
+            let by = Taker { busy, ..taker(true) };
+            std::thread::spawn(move || match queue.pop(Duration::from_secs(60), by) {
                 Popped::Job(job, _) => Some(job.id),
                 _ => None,
             })
@@ -342,14 +467,14 @@ mod tests {
         let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
         assert!(queue.push(job(&queue, 1), false).is_ok());
         assert!(!queue.hold_if(|| true), "one waits");
-        assert!(matches!(queue.pop(Duration::ZERO, true), Popped::Job(..)));
+        assert!(matches!(queue.pop(Duration::ZERO, taker(true)), Popped::Job(..)));
         assert!(!queue.hold_if(|| false));
-        assert!(matches!(queue.pop(Duration::ZERO, true), Popped::Empty));
+        assert!(matches!(queue.pop(Duration::ZERO, taker(true)), Popped::Empty));
         assert!(queue.hold_if(|| true));
         assert!(queue.push(job(&queue, 2), false).is_ok());
-        assert!(matches!(queue.pop(Duration::from_secs(60), true), Popped::Closed));
+        assert!(matches!(queue.pop(Duration::from_secs(60), taker(true)), Popped::Closed));
         queue.release();
-        assert!(matches!(queue.pop(Duration::ZERO, true), Popped::Job(job, _) if job.id == 2));
+        assert!(matches!(queue.pop(Duration::ZERO, taker(true)), Popped::Job(job, _) if job.id == 2));
     }
 
     #[test]
@@ -360,7 +485,7 @@ mod tests {
         assert!(matches!(queue.push(job(&queue, 2), false), Err(PushError::Draining)));
         assert!(queue.push(job(&queue, 3), true).is_ok());
         for id in [1, 3] {
-            assert!(matches!(queue.pop(Duration::ZERO, true), Popped::Job(job, _) if job.id == id));
+            assert!(matches!(queue.pop(Duration::ZERO, taker(true)), Popped::Job(job, _) if job.id == id));
         }
         queue.close();
         queue.drain();

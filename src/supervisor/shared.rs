@@ -6,7 +6,7 @@ use super::gate::Entry;
 use super::handoff::Handoff;
 use super::health::{Health, State, WorkerHealth};
 use super::quarantine::Quarantine;
-use super::queue::{Popped, Queue};
+use super::queue::Queue;
 use crate::config::{Isolation, SupervisorConfig};
 use crate::error::{Error, Rejected, Result};
 use crate::event::Failed;
@@ -16,8 +16,8 @@ use crate::job::Job;
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
 use crate::sync::{Condvar, Mutex};
-use crate::telemetry::Telemetry;
-use crate::worker::{SnapshotPolicy, WorkerState};
+use crate::telemetry::{Telemetry, WorkerCounters};
+use crate::worker::{Cores, SnapshotPolicy, WorkerState};
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -65,6 +65,7 @@ pub(super) struct Shared {
     pub telemetry: Arc<Telemetry>,
     pub handoff: Handoff,
     pub snapshots: Arc<SnapshotPolicy>,
+    pub cores: Arc<Cores>,
     pub quarantine: Mutex<Quarantine>,
     pub common: Arc<Common>,
     /// While it is on trial: the engine that would run its requests if it failed.
@@ -118,9 +119,12 @@ impl Shared {
     ) -> Result<Self> {
         let (to_control, reports) = crossbeam_channel::unbounded();
         let telemetry = Arc::new(Telemetry::of(&prepared, &common.counts));
+        let cores = Arc::new(Cores::new(prepared.threads(), prepared.share_threads()));
+        let worker = |counters: &Arc<WorkerCounters>| Arc::new(WorkerState::new(counters.clone(), cores.clone()));
         Ok(Self {
             queue: Arc::new(Queue::new(config.queue_capacity, config.queue_full)),
-            workers: telemetry.workers.iter().map(|counters| Arc::new(WorkerState::new(counters.clone()))).collect(),
+            workers: telemetry.workers.iter().map(worker).collect(),
+            cores: cores.clone(),
             telemetry,
             snapshots: Arc::new(SnapshotPolicy::new(config.snapshot_tokens, config.snapshot_bytes)),
             quarantine: Mutex::default(),
@@ -250,7 +254,7 @@ impl Shared {
     /// Ends the waiting requests if the circuit is open. For who opened it, and for who queued a request meanwhile.
     pub(super) fn fail_if_open(&self) {
         let Err(Rejected { status, retriable, retry_after_ms, message, .. }) = self.check_circuit() else { return };
-        while let Popped::Job(job, _) = self.queue.pop(Duration::ZERO, true) {
+        for job in self.queue.take() {
             job.fail(Failed { status, message: message.clone(), retriable, retry_after_ms });
         }
     }
@@ -340,6 +344,7 @@ impl Shared {
             device_mask: identity.device_mask.clone(),
             slots: slots * workers.len(),
             slots_free: workers.iter().filter(|worker| worker.ready).map(free).sum(),
+            compute_threads: self.cores.share(),
             load_progress: f32::from_bits(self.load_progress.load(Ordering::Relaxed)),
             queue_depth: queued.total(),
             queue_depth_by_priority: queued,

@@ -253,7 +253,7 @@ impl Control {
             return;
         }
         let Some(located) = self.place().filter(|_| !self.unload.is_under_way()) else { return };
-        let state = Arc::new(WorkerState::new(Arc::default()));
+        let state = Arc::new(WorkerState::new(Arc::default(), self.shared.cores.clone()));
         if let Some(measured) = self.shared.workers.iter().find_map(|worker| worker.measured()) {
             state.set_measured(measured);
         }

@@ -10,7 +10,7 @@ use crate::event::{Event, Failed, Started};
 use crate::job::Job;
 use crate::native::{Batch, Context, Kernels, NativeError, NativeStatus, Sampler};
 use crate::status::Status;
-use crate::supervisor::Popped;
+use crate::supervisor::{Popped, Taker};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,8 @@ impl<'a> Loop<'a> {
                 return Ok(!idle);
             }
             let suspects = !self.slots.iter().flatten().any(|running| running.job.part().is_suspect());
-            match self.worker.queue.pop(if idle { IDLE_BEAT } else { Duration::ZERO }, suspects) {
+            let by = Taker { worker: self.worker.index, suspects, busy: !idle };
+            match self.worker.queue.pop(if idle { IDLE_BEAT } else { Duration::ZERO }, by) {
                 Popped::Closed => return Ok(false),
                 Popped::Empty => return Ok(true),
                 Popped::Job(job, position) => {
@@ -111,6 +112,10 @@ impl<'a> Loop<'a> {
                         return Ok(false);
                     }
                     self.start(job, position)?;
+                    // One per turn: prompts are decoded one after the other, and other workers want some, too.
+                    if !idle {
+                        return Ok(true);
+                    }
                 }
             }
             self.worker.state.beat();
@@ -454,6 +459,7 @@ impl<'a> Loop<'a> {
 /// Calls the engine, and counts that.
 fn decode(worker: &Worker, context: &mut Context, batch: &Batch, kernels: Kernels) -> Result<(), NativeError> {
     let began = Instant::now();
+    context.compute_with(worker.state.cores().share());
     let decoded = context.decode(batch, kernels);
     match &decoded {
         Ok(()) => worker.state.decoded(batch.len(), began.elapsed()),

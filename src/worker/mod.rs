@@ -5,6 +5,7 @@
 
 mod batching;
 mod cache;
+mod cores;
 mod draft;
 mod exact;
 #[cfg(feature = "fault-injection")]
@@ -23,6 +24,7 @@ mod stop;
 mod store;
 mod utf8;
 
+pub(crate) use cores::Cores;
 pub(crate) use load::load;
 pub use memory::PlaceMemory;
 pub(crate) use snapshot::{Snapshot, SnapshotHead, SnapshotPolicy};
@@ -131,7 +133,9 @@ impl Worker {
             swa_full: self.prepared.swa_full(),
         };
         let mut context = Context::new(self.model.clone(), &params, self.state.abort_flag())?;
-        let ended = self.try_out(&mut context).and_then(|measured| {
+        let tried = self.try_out(&mut context);
+        self.state.tries(self.life, false);
+        let ended = tried.and_then(|measured| {
             self.state.set_measured(measured);
             ready();
             Loop::new(&self, context, measured).run()
@@ -147,6 +151,9 @@ impl Worker {
     /// latter two are measured in a worker's first life only: streams wait for the next one.
     fn try_out(&self, context: &mut Context) -> Result<Measured, Ended> {
         self.report_memory(context)?;
+        // As with all others beside it, which may do the same.
+        self.state.tries(self.life, true);
+        context.compute_with(self.state.cores().share());
         self.decode_one(context)?;
         self.state.beat();
         match self.state.measured() {

@@ -1,6 +1,6 @@
 //! What others may know of a worker while it decodes. Nothing here is locked during a decode.
 
-use super::{Measured, PlaceMemory};
+use super::{Cores, Measured, PlaceMemory};
 use crate::crash::Crash;
 use crate::heartbeat::Heartbeat;
 use crate::isolation::confine::ConfinementReport;
@@ -37,6 +37,10 @@ pub struct WorkerProcess {
 struct RunningJobs {
     life: u64,
     jobs: Vec<Arc<Job>>,
+    /// It finds out what it can do.
+    tries: bool,
+    /// It counts among those that compute.
+    active: bool,
 }
 
 pub(crate) struct WorkerState {
@@ -50,6 +54,7 @@ pub(crate) struct WorkerState {
     stored: AtomicU64,
     abort: Arc<AtomicI32>,
     running: Mutex<RunningJobs>,
+    cores: Arc<Cores>,
     measured: Mutex<Option<Measured>>,
     /// In a child process: what is said here is the host's.
     host: Option<Arc<Host>>,
@@ -64,7 +69,7 @@ pub(crate) struct WorkerState {
 }
 
 impl WorkerState {
-    pub(crate) fn new(counters: Arc<WorkerCounters>) -> Self {
+    pub(crate) fn new(counters: Arc<WorkerCounters>, cores: Arc<Cores>) -> Self {
         Self {
             turns: Heartbeat::new(),
             ready: AtomicBool::new(false),
@@ -76,6 +81,7 @@ impl WorkerState {
             stored: AtomicU64::new(0),
             abort: Arc::new(AtomicI32::new(GO_ON)),
             running: Mutex::default(),
+            cores,
             measured: Mutex::new(None),
             host: None,
             retired: AtomicBool::new(false),
@@ -88,8 +94,30 @@ impl WorkerState {
     }
 
     /// The same in a child process.
-    pub(crate) fn in_child(counters: Arc<WorkerCounters>, host: Arc<Host>) -> Self {
-        Self { host: Some(host), ..Self::new(counters) }
+    pub(crate) fn in_child(counters: Arc<WorkerCounters>, cores: Arc<Cores>, host: Arc<Host>) -> Self {
+        Self { host: Some(host), ..Self::new(counters, cores) }
+    }
+
+    /// What it computes with.
+    pub(crate) fn cores(&self) -> &Arc<Cores> {
+        &self.cores
+    }
+
+    /// Counts it among those that compute, or not any more. In a child process its host counts.
+    fn count(&self, running: &mut RunningJobs) {
+        let active = running.tries || !running.jobs.is_empty();
+        if std::mem::replace(&mut running.active, active) != active && self.host.is_none() {
+            self.cores.change(active);
+        }
+    }
+
+    /// It computes without having a request, or has done so.
+    pub(super) fn tries(&self, life: u64, tries: bool) {
+        let mut running = self.running.lock();
+        if running.life == life {
+            running.tries = tries;
+            self.count(&mut running);
+        }
     }
 
     /// Where it is told what the worker does, if that is in a child process.
@@ -299,6 +327,7 @@ impl WorkerState {
         let mut running = self.running.lock();
         if running.life == life {
             running.jobs.push(job);
+            self.count(&mut running);
         }
         running.life == life
     }
@@ -307,6 +336,7 @@ impl WorkerState {
         let mut running = self.running.lock();
         if running.life == life {
             running.jobs.retain(|job| job.id != id);
+            self.count(&mut running);
             if let Some(host) = &self.host {
                 host.freed(id);
             }
@@ -338,7 +368,10 @@ impl WorkerState {
         let jobs = {
             let mut running = self.running.lock();
             running.life += 1;
-            std::mem::take(&mut running.jobs)
+            running.tries = false;
+            let jobs = std::mem::take(&mut running.jobs);
+            self.count(&mut running);
+            jobs
         };
         // Whoever ends them from now on is not to end a decode of the next life.
         jobs.iter().for_each(|job| job.runs_in(None));
@@ -359,7 +392,7 @@ mod tests {
     #[test]
     fn the_end_of_a_request_whose_worker_died_ends_no_decode_of_the_next_life() {
         let telemetry = Arc::new(Telemetry::new(Default::default(), 1, Arc::default()));
-        let state = Arc::new(WorkerState::new(telemetry.workers[0].clone()));
+        let state = Arc::new(WorkerState::new(telemetry.workers[0].clone(), Arc::new(Cores::new(1, false))));
         let job = |id| Arc::new(Job::new(id, Request::prompt("a"), Some(0), Weak::new(), telemetry.clone()));
         let (failed, cancelled) = (job(0), job(1));
         for (job, cancelled) in [(failed, false), (cancelled, true)] {

@@ -71,6 +71,15 @@ impl<T> Order<T> {
         self.batch.pop_front()
     }
 
+    /// What [`pop`](Self::pop) would give.
+    pub(super) fn peek(&self) -> Option<&T> {
+        let row_is_full = self.in_a_row >= INTERACTIVE_IN_A_ROW && !self.batch.is_empty();
+        match self.interactive.front().filter(|_| !row_is_full) {
+            None => self.batch.front(),
+            first => first,
+        }
+    }
+
     pub(super) fn retain(&mut self, keep: impl Fn(&T) -> bool) {
         self.interactive.retain(&keep);
         self.batch.retain(&keep);
@@ -153,7 +162,9 @@ mod tests {
 
         fn pop(&mut self, order: &mut Order<Item>) {
             let (interactive, batch) = order.lens();
+            let next = order.peek().copied();
             let popped = order.pop();
+            assert_eq!(next, popped);
             if batch == 0 {
                 // Nobody of it was passed over; who comes later begins anew.
                 self.passed_over = 0;

@@ -1,0 +1,106 @@
+//! Several workers that share the cores: who gets a request, how many threads compute, and that neither shows in an answer.
+
+mod support;
+
+use llamapen::{EngineConfig, Event, Supervisor, SupervisorConfig, TokenStream};
+
+/// For two streams, with a worker each; and with all cores, where there are two.
+fn engine() -> EngineConfig {
+    let config = EngineConfig::new(support::model()).with_n_ctx(1024).with_streams(2);
+    let config = if support::in_processes() { config.with_isolation(llamapen::Isolation::Process) } else { config };
+    // On one core there would be one worker.
+    if cores() == 1 { config.with_workers(2).with_slots(1).with_threads(1).with_share_threads(true) } else { config }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().unwrap().get()
+}
+
+/// Its tokens, the worker that gave them, and how many of the prompt's were known.
+fn read(stream: TokenStream) -> (Vec<i32>, u32, u32) {
+    let (mut tokens, mut seat) = (vec![], None);
+    for event in stream {
+        match event {
+            Event::Started(started) => seat = Some((started.worker, started.cached_tokens)),
+            Event::Token(token) => tokens.push(token.token),
+            Event::Failed(failed) => panic!("{failed:?}"),
+            _ => {}
+        }
+    }
+    let (worker, cached) = seat.unwrap();
+    (tokens, worker, cached)
+}
+
+fn threads(supervisor: &Supervisor) -> u32 {
+    supervisor.health().unwrap().compute_threads
+}
+
+#[test]
+fn one_has_all_cores_and_two_have_a_share_each() {
+    let supervisor = support::start(&engine());
+    assert_eq!(supervisor.health().unwrap().workers.len(), 2);
+    let all = supervisor.engine().threads();
+    let ask = |seed| supervisor.submit(support::greedy(support::words(seed, 40)).with_max_tokens(60)).unwrap();
+    let alone = [0, 1].map(|seed| read(ask(seed)).0);
+    support::eventually("all threads for the next one", || threads(&supervisor) == all);
+
+    let mut both = [0, 1].map(ask);
+    // Both have begun.
+    let begun = both.each_mut().map(|stream| {
+        let worker = match stream.next() {
+            Some(Event::Started(started)) => started.worker,
+            other => panic!("{other:?}"),
+        };
+        match stream.next() {
+            Some(Event::Token(token)) => (worker, token.token),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_ne!(begun[0].0, begun[1].0, "a worker each");
+    assert_eq!(threads(&supervisor), (all / 2).max(1));
+    for ((stream, (_, first)), alone) in both.into_iter().zip(begun).zip(&alone) {
+        let rest = stream.filter_map(|event| match event {
+            Event::Token(token) => Some(token.token),
+            _ => None,
+        });
+        assert_eq!(&std::iter::once(first).chain(rest).collect::<Vec<_>>(), alone, "as when it was alone");
+    }
+    support::eventually("all threads again", || threads(&supervisor) == all);
+}
+
+#[test]
+fn a_beginning_is_not_decoded_by_every_worker() {
+    let supervisor = support::start(&engine());
+    let prompt = |end: i32| [support::words(7, 300), vec![end; 3]].concat();
+    let seats: Vec<_> = (0..6)
+        .map(|i| {
+            let (_, worker, cached) =
+                read(supervisor.submit(support::greedy(prompt(50 + i)).with_max_tokens(2)).unwrap());
+            support::eventually("it waits again", || supervisor.health().unwrap().slots_free == 2);
+            // Or will in a moment: who is on the way back to the queue is not waited for.
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            (worker, cached)
+        })
+        .collect();
+    assert_eq!(seats[0].1, 0);
+    assert!(seats[1..].iter().all(|&(worker, cached)| worker == seats[0].0 && cached >= 250), "{seats:?}");
+}
+
+/// What a worker that died had of the cores is the others'.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn a_dead_worker_gives_its_share_back() {
+    let supervisor = support::start_with(&engine(), SupervisorConfig::default());
+    let all = supervisor.engine().threads();
+    for _ in 0..2 {
+        let faulty = support::greedy(support::words(3, 40)).with_max_tokens(20).with_max_resumes(0);
+        let stream = supervisor.submit(faulty.with_fault(llamapen::Fault::Abort).with_fault_after(5)).unwrap();
+        assert!(stream.into_iter().any(|event| matches!(event, Event::Failed(_))));
+        support::eventually("it is back", || {
+            let health = supervisor.health().unwrap();
+            health.slots_free == 2 && health.compute_threads == all
+        });
+    }
+    let (tokens, ..) = read(supervisor.submit(support::greedy(support::words(0, 40)).with_max_tokens(5)).unwrap());
+    assert_eq!(tokens.len(), 5);
+}
