@@ -34,7 +34,7 @@ def build(home):
         run([sys.executable, "-m", "venv", venv])
         run([python, "-m", "pip", "install", "--quiet", "cmake", "ninja"])
     with tempfile.TemporaryDirectory(dir=home) as folder:
-        run([python, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", folder, PACKAGE])
+        run([python, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", PACKAGE.split("==")[0], "--dest", folder, PACKAGE])
         archive = next(Path(folder).glob("*.tar.gz"))
         with tarfile.open(archive) as tar:
             tar.extractall(home, filter="data")

@@ -1,7 +1,7 @@
 // A stand-in for NVIDIA's management library: what of it is asked for the memory that is free on the GPUs of fake_cuda.c.
 #include <string.h>
 
-typedef struct { unsigned long long total, free, used; } memory;
+typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory;
 
 static const unsigned long long free_gib[] = {3, 4, 5};
 
@@ -18,8 +18,9 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, const unsigned long long **devic
     return 0;
 }
 
-int nvmlDeviceGetMemoryInfo(const unsigned long long *device, memory *told) {
+int nvmlDeviceGetMemoryInfo_v2(const unsigned long long *device, memory *told) {
     told->total = 24ull << 30;
+    told->reserved = 0;
     told->free = *device << 30;
     told->used = told->total - told->free;
     return 0;
