@@ -30,6 +30,8 @@ import llamapen  # noqa: E402
 from llamapen import Token  # noqa: E402
 
 PORT = 18080
+# Times llama-server's throughput, by streams.
+WANTED = {2: 1.7, 4: 1.2, 8: 1.2, 32: 1.1}
 CONTEXT = 1024
 
 
@@ -185,6 +187,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where to write what was measured")
     parser.add_argument("--only", nargs="+", default=["decode", "prefill", "streams", "prefix", "busy", "memory"])
+    parser.add_argument("--streams", nargs="+", type=int, default=[1, 2, 4, 8, 32])
     options = parser.parse_args()
     programs, path, cores = install.programs(), model.path(), os.cpu_count()
     server, bench_program = programs["llama-server"], programs["llama-bench"]
@@ -194,7 +197,8 @@ def main():
         if kind in options.only:
             table.row(f"{kind}, one stream, tokens/s", "llama-bench", wanted,
                       {"llamapen": lambda _: ours_alone(path, kind), f"-t {cores}": lambda _: bench(bench_program, path, cores, kind)})
-    for streams, wanted in ((1, "–"), (2, 1.7), (4, 1.2), (8, 1.2), (32, 1.1)) if "streams" in options.only else ():
+    for streams in options.streams if "streams" in options.only else ():
+        wanted = WANTED.get(streams, "–")
         sides, n = {"llamapen": Ours(path, streams)}, 96 if streams < 32 else 48
 
         def of_server(slots, threads):
