@@ -11,7 +11,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo crash-demo chaos test test-all cuda-check bench bench-batching bench-health bench-prepare bench-process fuzz loom sanitize deps model vendor clean
+.PHONY: help demo crash-demo chaos test test-all cuda-check bench bench-batching bench-health bench-peers bench-prepare bench-process fuzz loom sanitize deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -56,6 +56,9 @@ bench-prepare: deps ## Time and memory that preparing takes (seconds)
 
 bench-process: deps ## Workers as processes beside workers as threads: speed, restarts, memory (5 minutes)
 	@$(PYTHON) scripts/bench_process.py
+
+bench-peers: deps ## Beside llama.cpp's own server and bench, which are built outside the repository (a quarter of an hour)
+	@cargo build --release --lib && $(PYTHON) benches/peers/run.py
 
 fuzz: deps ## 50,000 broken model files for the loader, then libFuzzer on the readers of models and frames: make fuzz SECONDS=60
 	@$(PYTHON) scripts/fuzz.py --seconds $(SECONDS)

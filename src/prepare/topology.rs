@@ -1,8 +1,8 @@
 //! Workers, their slots, and the threads that compute for them.
 //!
 //! On the CPU a request alone is fastest with all cores, and several are fastest with a worker each: two threads that compute one
-//! token wait for each other some hundred times, two that compute a token each never (docs/performance.md). So workers share
-//! the cores: see `supervisor::cores`.
+//! token wait for each other some hundred times, two that compute a token each never. How much that gains depends on the machine
+//! (docs/performance.md). So workers share the cores: see `worker::cores`.
 
 use crate::config::{EngineConfig, in_range};
 use crate::error::{Error, Result};
