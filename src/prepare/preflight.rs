@@ -1,7 +1,7 @@
 //! [`Preflight`]: what running a model needs, checked, with a remedy for whatever is missing.
 
 use super::files::Found;
-use super::memory::MemoryPlan;
+use super::memory::{MemoryPlan, without_fast_kernels};
 use super::render::bytes;
 use super::{PrepareOptions, PreparedEngine, check_names, decide};
 use crate::build_info::{BuildInfo, build_info};
@@ -10,6 +10,7 @@ use crate::device::{DriverState, decide as decide_devices};
 use crate::error::{Error, Result};
 use crate::isolation::child::{self, Located, NotLocated};
 use crate::machine::{MachineSnapshot, MemoryReading};
+use crate::model::GgmlType;
 use crate::native::{find_cuda, free_on_gpus};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -119,6 +120,9 @@ pub(super) fn run(
         model(&mut report, config, &found);
         // What the machine has is judged by the plan; without one there is nothing to compare it with.
         if let Some(engine) = report.take("plan", decide(config, machine, &found)) {
+            if engine.n_gpu_layers() == 0 {
+                fast_kernels(&mut report, without_fast_kernels(&found.header));
+            }
             plan(&mut report, &engine);
             free_memory(&mut report, &engine, memory);
             if !engine.devices().is_empty() {
@@ -184,6 +188,21 @@ fn model(report: &mut Preflight, config: &EngineConfig, found: &Found) {
     match info.chat_template {
         Some(_) => report.pass("chat_template", "the file has one"),
         None => report.warn("chat_template", "the file has none: requests with messages are refused", "send prompts"),
+    }
+}
+
+/// Whether the CPU multiplies the weights with several tokens at a time.
+fn fast_kernels(report: &mut Preflight, slow: Option<(f64, GgmlType)>) {
+    const NAME: &str = "fast_kernels";
+    match slow {
+        None => report.pass(NAME, "all weights are multiplied with several tokens at a time"),
+        Some((share, kind)) => {
+            let message = format!(
+                "{:.0} % of the weights, most of them {kind}, are multiplied with one token at a time: prompts and several streams are slower than they could be",
+                share * 100.0
+            );
+            report.warn(NAME, message, "where speed matters, use a file in Q4_0, Q4_K or Q8_0");
+        }
     }
 }
 

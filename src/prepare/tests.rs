@@ -301,6 +301,21 @@ fn report(config: &EngineConfig, machine: &MachineSnapshot, free: Option<u64>) -
 }
 
 #[test]
+fn the_preflight_says_which_weights_have_no_fast_kernel() {
+    let good = report(&config(), &machine(), None);
+    let check = good.get("fast_kernels").unwrap();
+    // The model's matrices are Q4_1, for which nobody has one.
+    assert_eq!(check.status, CheckStatus::Warn);
+    assert!(check.message.contains("most of them Q4_1") && check.remedy.as_ref().unwrap().contains("Q4_0"), "{good}");
+    // See scripts/synthetic.py; Q8_0 has one where there is AVX2 or a dot product.
+    let folder =
+        std::env::var_os("LLAMAPEN_SYNTHETIC_MODELS").expect("names the folder that scripts/synthetic.py prints");
+    let quick = std::path::PathBuf::from(folder).join("qwen2.gguf");
+    let quick = report(&EngineConfig::new(quick), &machine(), None);
+    assert_eq!(quick.get("fast_kernels").unwrap().status, CheckStatus::Pass, "{quick}");
+}
+
+#[test]
 fn the_preflight_compares_what_gpus_hold_with_what_is_free_there() {
     let plan = choose(&config(), &header(), &with_gpus(&[16 * GIB; 2]), true).unwrap().memory;
     let needed = plan.places[1].resident().max(plan.places[2].resident());

@@ -54,6 +54,30 @@ fn tied_output(model: &Header, kernels: &Kernels) -> u64 {
     }
 }
 
+/// Whether it is a matrix of a layer's, or the output's; others are looked up, or are no matrices.
+fn is_multiplied_with(tensor: &TensorInfo) -> bool {
+    let looked_up = ["token_embd.", "position_embd.", "token_types.", "per_layer_token_embd."];
+    if !tensor.name.ends_with(".weight") || looked_up.iter().any(|start| tensor.name.starts_with(start)) {
+        return false;
+    }
+    let rank = tensor.dims.iter().rposition(|&n| n > 1).map_or(1, |last| last + 1);
+    rank == if tensor.name.contains("_exps.") { 3 } else { 2 }
+}
+
+/// Of the matrices on the CPU: the share that has no kernel for several tokens at a time in this build, and of which type most of
+/// that is. `None`: all have one.
+pub(crate) fn without_fast_kernels(model: &Header) -> Option<(f64, GgmlType)> {
+    let kernels = Kernels::of_build();
+    let matrices: Vec<_> = model.tensors().filter(|tensor| is_multiplied_with(tensor)).collect();
+    let bytes = |of: &dyn Fn(&TensorInfo) -> bool| -> u64 {
+        matrices.iter().filter(|matrix| of(matrix)).map(|matrix| matrix.bytes).sum()
+    };
+    let slow = |matrix: &TensorInfo| !kernels.is_fast(matrix);
+    let of_type = |kind: GgmlType| bytes(&|matrix| matrix.ggml_type == kind && slow(matrix));
+    let most = GgmlType::ALL.iter().copied().max_by_key(|kind| of_type(*kind))?;
+    (of_type(most) > 0).then(|| (bytes(&slow) as f64 / bytes(&|_| true) as f64, most))
+}
+
 /// The instruction sets that decide which weights are repacked.
 struct Kernels {
     avx2: bool,
@@ -77,14 +101,20 @@ impl Kernels {
 
     /// Bytes of a weight in its repacked form; `None` for one that is used as it is in the file.
     fn repacked(&self, tensor: &TensorInfo) -> Option<u64> {
-        // These are looked up, not multiplied with.
-        let looked_up = ["token_embd.", "position_embd.", "token_types.", "per_layer_token_embd."];
-        if !tensor.name.ends_with(".weight") || looked_up.iter().any(|start| tensor.name.starts_with(start)) {
-            return None;
-        }
-        let rank = tensor.dims.iter().rposition(|&n| n > 1).map_or(1, |last| last + 1);
-        let experts = tensor.name.contains("_exps.");
-        (rank == if experts { 3 } else { 2 }).then(|| self.repacked_matrix(tensor)).flatten()
+        is_multiplied_with(tensor).then(|| self.repacked_matrix(tensor)).flatten()
+    }
+
+    /// Whether a matrix meets several tokens at a time in a kernel made for that: as it is repacked, or as `llamafile/sgemm.cpp`
+    /// has it.
+    fn is_fast(&self, matrix: &TensorInfo) -> bool {
+        use GgmlType::{BF16, F16, F32, IQ4_NL, Q4_0, Q5_0, Q8_0};
+        let by_sgemm = match matrix.ggml_type {
+            F32 | F16 | BF16 => true,
+            Q8_0 | Q4_0 => self.avx2 || self.dotprod,
+            Q5_0 | IQ4_NL => self.avx2,
+            _ => false,
+        };
+        by_sgemm || self.repacked_matrix(matrix).is_some()
     }
 
     fn repacked_matrix(&self, tensor: &TensorInfo) -> Option<u64> {
