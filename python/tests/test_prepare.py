@@ -35,6 +35,14 @@ class Prepare(unittest.TestCase):
             self.assertGreater(decided[name], 0)
         self.assertLessEqual(decided["n_ctx"], decided["info"]["n_ctx_train"])
 
+    def test_streams_choose_workers_and_slots(self):
+        engine = llamapen.prepare(support.model(), n_ctx=512, streams=4)
+        cores = engine.threads
+        self.assertEqual((engine.workers, engine.slots), (min(4, cores), -(-4 // min(4, cores))))
+        self.assertEqual(engine.share_threads, cores > 1)
+        engine = llamapen.prepare(support.model(), n_ctx=512, streams=4, share_threads=False)
+        self.assertFalse(engine.share_threads)
+
     def test_a_round_trip_keeps_every_byte(self):
         engine = support.engine()
         for again in (PreparedEngine.from_json(engine.json()), pickle.loads(pickle.dumps(engine))):
