@@ -138,15 +138,15 @@ fn a_snapshot_is_used_unless_it_is_damaged() {
     let supervisor = support::start_with(&engine(2), unlimited());
     let request = greedy(words(2, 40)).with_max_tokens(100);
     let alone = answer(&supervisor, &request);
-    for (request, replayed) in [(request.clone(), 8), (request.with_fault(Fault::DamagedSnapshot), 80)] {
+    for (request, replayed) in [(request.clone(), 0..80), (request.with_fault(Fault::DamagedSnapshot), 80..108)] {
         let mut stream = supervisor.submit(request).unwrap();
         let before = tokens(&stream, 80);
         crash(&supervisor);
         let (tokens, restarts) = reads_on(&mut stream, before);
         assert_eq!((restarts, tokens), (1, alone.tokens.clone()));
         let record = stream.run_record().unwrap().unwrap();
-        // The first snapshot is of the prompt, the third of it and 64 tokens; a few come before the worker crashes.
-        assert!((replayed..replayed + 28).contains(&record.replayed_tokens), "{record:?}");
+        // The first snapshot is of the prompt, others are of it and 32 tokens and more: when, the time says that they cost.
+        assert!(replayed.contains(&record.replayed_tokens), "{record:?}");
     }
 }
 
