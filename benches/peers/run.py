@@ -187,9 +187,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where to write what was measured")
     parser.add_argument("--only", nargs="+", default=["decode", "prefill", "streams", "prefix", "busy", "memory"])
+    parser.add_argument("--model", help="another file than the small model, such as one by requantise.py")
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 2, 4, 8, 32])
     options = parser.parse_args()
-    programs, path, cores = install.programs(), model.path(), os.cpu_count()
+    programs, path, cores = install.programs(), options.model or model.path(), os.cpu_count()
     server, bench_program = programs["llama-server"], programs["llama-bench"]
     table = Table(options.rounds)
     print("| what | against | wanted | ratio (least–most) | llamapen | peer |\n|---|---|---|---|---|---|", flush=True)
