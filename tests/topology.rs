@@ -2,7 +2,7 @@
 
 mod support;
 
-use llamapen::{EngineConfig, Event, Supervisor, SupervisorConfig, TokenStream};
+use llamapen::{EngineConfig, Event, Supervisor, TokenStream};
 
 /// For two streams, with a worker each; and with all cores, where there are two.
 fn engine() -> EngineConfig {
@@ -90,7 +90,7 @@ fn a_beginning_is_not_decoded_by_every_worker() {
 #[cfg(feature = "fault-injection")]
 #[test]
 fn a_dead_worker_gives_its_share_back() {
-    let supervisor = support::start_with(&engine(), SupervisorConfig::default());
+    let supervisor = support::start(&engine());
     let all = supervisor.engine().threads();
     for _ in 0..2 {
         let faulty = support::greedy(support::words(3, 40)).with_max_tokens(20).with_max_resumes(0);
