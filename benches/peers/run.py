@@ -56,9 +56,6 @@ class Ours:
                 count += 1
         return first, count
 
-    def pids(self):
-        return [os.getpid()]
-
     def close(self):
         self.supervisor.close()
 
@@ -94,9 +91,6 @@ class Server:
                         count = event["tokens_predicted"]
         return first, count
 
-    def pids(self):
-        return [self.process.pid]
-
     def close(self):
         self.process.terminate()
         self.process.wait()
@@ -118,14 +112,10 @@ def together(side, streams, n, seed):
     return streams * n / took
 
 
-def resident(pids):
-    """Bytes of memory that these processes have to themselves or share, the model's file counted once each."""
-    total = 0
-    for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) << 10
-    return total
+def resident(pid):
+    """Bytes of memory that the process has: what it shares with others in part."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
 
 
 @contextlib.contextmanager
@@ -263,7 +253,7 @@ def main():
             side = Server(server, path, 8, cores)
             try:
                 together(side, 8, 32, round_)
-                return resident(side.pids()) / 2**20
+                return resident(side.process.pid) / 2**20
             finally:
                 side.close()
 
@@ -275,10 +265,10 @@ def main():
 
 def memory_of_ours():
     """In a child: what the process has with eight streams, less what it had before."""
-    before = resident([os.getpid()])
+    before = resident(os.getpid())
     side = Ours(model.path(), 8)
     together(side, 8, 32, 0)
-    print((resident([os.getpid()]) - before) / 2**20)
+    print((resident(os.getpid()) - before) / 2**20)
     side.close()
 
 

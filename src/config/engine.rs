@@ -48,7 +48,7 @@ pub struct EngineConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
     /// Requests that are expected to run at a time, 1 to 64. It chooses `workers` and `slots` where they are left out: on the CPU a
-    /// worker for each, no more than cores, and as many slots as that needs; with GPUs, one worker. Default: 1.
+    /// worker for each, at most 4 and no more than cores, and as many slots as that needs; with GPUs, one worker. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streams: Option<u32>,
     /// Where workers run: as threads of this process, or as child processes. Default: `thread` on the CPU, `process` with

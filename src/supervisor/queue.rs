@@ -273,6 +273,10 @@ impl Queue {
 impl Inner {
     /// What a worker is to take: idle ones before busy ones, and of several idle ones the one that knows how it begins.
     fn next_for(&mut self, by: Taker) -> Next {
+        // Looked at before each token of a busy worker: nobody is to be woken for nothing.
+        if self.again.is_empty() && self.waiting.len() == 0 {
+            return Next::Nothing;
+        }
         let of_again = self.again.iter().position(|job| by.suspects || !job.part().is_suspect());
         if by.busy && self.again.len() + self.waiting.len() <= self.idle.len() && of_again.is_none() {
             return Next::Leave;
@@ -359,6 +363,11 @@ mod tests {
         assert_eq!(taken(&queue, 0, true), Some(1), "there are two, and one who waits");
         assert_eq!(taken(&queue, 0, true), None, "the last one is for who waits");
         assert_eq!(idle.join().unwrap(), Some(2), "who was told of it");
+        let idle = waiting(&queue, 1);
+        let nothing = queue.inner.lock().next_for(Taker { busy: true, ..taker(true) });
+        assert!(matches!(nothing, Next::Nothing), "nobody is woken for nothing");
+        queue.close();
+        assert_eq!(idle.join().unwrap(), None);
     }
 
     #[test]
