@@ -395,6 +395,15 @@ def deepseek2():
     return made
 
 
+def copy_keys(reader, writer, left_out=()):
+    """The keys of a file's header, but these, for a file that is made of it."""
+    for field in reader.fields.values():
+        # The writer adds these itself.
+        if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", *left_out):
+            kind, *sub = field.types
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=sub[-1] if sub else None)
+
+
 def split(source, folder):
     """The same model in three files."""
     import gguf
@@ -404,11 +413,7 @@ def split(source, folder):
     arch = reader.fields["general.architecture"].contents()
     tensors = -(-len(reader.tensors) // 3)
     writer = gguf.GGUFWriter(folder / "SmolLM2.gguf", arch, split_max_tensors=tensors)
-    for field in reader.fields.values():
-        # The writer adds these itself.
-        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
-            kind, *sub = field.types
-            writer.add_key_value(field.name, field.contents(), kind, sub_type=sub[-1] if sub else None)
+    copy_keys(reader, writer)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()

@@ -6,6 +6,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import synthetic  # noqa: E402
+
 # Types that gguf writes.
 KINDS = {"Q4_0": gguf.GGMLQuantizationType.Q4_0, "Q8_0": gguf.GGMLQuantizationType.Q8_0}
 
@@ -14,11 +17,7 @@ def write(source, target, kind):
     """Every matrix in this type, the rest as it is."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
-    for field in reader.fields.values():
-        # The writer adds these itself.
-        if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", "general.file_type"):
-            kind_of, *sub = field.types
-            writer.add_key_value(field.name, field.contents(), kind_of, sub_type=sub[-1] if sub else None)
+    synthetic.copy_keys(reader, writer, left_out=["general.file_type"])
     for tensor in reader.tensors:
         if len([n for n in tensor.shape if n > 1]) < 2:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
