@@ -103,6 +103,9 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
     };
     let mut kernels = under(&cpu, GGML_CPU);
     kernels.extend(under(&cpu.join(arch), &["quants.c", "repack.cpp"]));
+    // Ours, as a part of the backend: compiled for the same instruction sets.
+    let lanes = PathBuf::from("src/native/kernels");
+    kernels.extend(under(&lanes, &["lanes.cpp", "buffer.cpp"]));
 
     let groups = vec![
         Group {
@@ -195,6 +198,7 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
         headers.extend(files_with(dir, &["h", "hpp", "inc"])?);
     }
     headers.extend(files_with(&ours, &["h"])?);
+    headers.extend(files_with(&lanes, &["h"])?);
     let llama_version = cmake_version(&root.join("CMakeLists.txt"), "LLAMA_VERSION")?;
     let ggml_version = cmake_version(&root.join("ggml/CMakeLists.txt"), "GGML_VERSION")?;
     Ok(Sources { llama_cpp: root.to_owned(), groups, llama_version, ggml_version, commit: commit(root), headers })

@@ -2,6 +2,7 @@
 #include "shim_guard.h"
 
 #include "ggml-cpu.h"
+#include "kernels/buffer.h"
 #include "llama-context.h"
 #include "llama-ext.h"
 #include "llama-model.h"
@@ -19,6 +20,9 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include <sys/mman.h>
+#include <unistd.h>
 
 using llamapen::fail;
 using llamapen::guarded;
@@ -59,6 +63,7 @@ LP_Status lp_backend_init(lp_log_fn log, lp_error * error) {
         llama_log_set([](ggml_log_level level, const char * text, void * user) { lp_log(level, text, user); }, nullptr);
         ggml_set_abort_callback(lp_pen_abort);
         llama_backend_init();
+        lp_lanes_register();
         return LP_OK;
     });
 }
@@ -120,6 +125,34 @@ static int32_t device_of(ggml_backend_buffer_type_t type) {
     return -1;
 }
 
+// Of the file's pages, which the loader read all, those whose weights were rearranged into a buffer are not used again, nor are
+// most of the embeddings, a row per token. They leave this process; the system's cache keeps them, and they come back where needed.
+static void unmap_unused(const llama_model & model) {
+    const bool looked_up = model.output != nullptr && model.tok_embd != nullptr && model.output->data != model.tok_embd->data;
+    std::map<ggml_backend_buffer_t, std::map<char *, char *>> used;
+    for (const auto & [name, tensor] : model.tensors_by_name) {
+        if (tensor->buffer == nullptr || std::strcmp(ggml_backend_buffer_name(tensor->buffer), "CPU_Mapped") != 0) continue;
+        auto & stretches = used[tensor->buffer];
+        char * data = static_cast<char *>(tensor->data);
+        if (tensor != model.tok_embd || !looked_up) stretches[data] = data + ggml_nbytes(tensor);
+    }
+    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto drop = [page](char * from, char * end) {
+        char * first = from + (page - reinterpret_cast<uintptr_t>(from) % page) % page;
+        // Of a shared mapping: what is read again is the file.
+        if (first + page <= end) madvise(first, static_cast<size_t>(end - first) / page * page, MADV_DONTNEED);
+    };
+    for (const auto & [buffer, stretches] : used) {
+        char * from = static_cast<char *>(ggml_backend_buffer_get_base(buffer));
+        char * end = from + ggml_backend_buffer_get_size(buffer);
+        for (const auto & [first, last] : stretches) {
+            drop(from, first);
+            from = last;
+        }
+        drop(from, end);
+    }
+}
+
 lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_error * error) {
     return guarded(error, static_cast<lp_model *>(nullptr), [&]() -> lp_model * {
         struct Progress {
@@ -156,6 +189,7 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
             char message[sizeof first_error + 100];
             fail(error, gpu_is_full() ? LP_GPU_OUT_OF_MEMORY : LP_FAILED, said("llama.cpp could not load the model", message));
         }
+        if (model != nullptr && params->use_mmap && !params->use_mlock) unmap_unused(*model);
 #ifdef LLAMAPEN_FAULT_INJECTION
         if (model != nullptr) lp_inject_weights = static_cast<volatile char *>(model->tok_embd->data);
 #endif

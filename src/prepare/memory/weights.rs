@@ -1,13 +1,13 @@
 //! Where the weights lie: mapped from the file, or in buffers of their own because they are read or repacked.
 //!
-//! ggml's CPU backend rearranges weights of some types for faster kernels (`ggml-cpu/repack.cpp`, `ggml-cpu/amx`); those
+//! Weights of some types are rearranged for faster kernels (`native/kernels`, ggml's `ggml-cpu/repack.cpp`, `ggml-cpu/amx`); those
 //! leave the mapping for a buffer. Which types it does that for depends on the instruction sets of the build.
 
 use crate::build_info::build_info;
 use crate::model::{GgmlType, Gguf, Header, TensorInfo};
 
-/// ggml's `TENSOR_ALIGNMENT`.
-const ALIGNMENT: u64 = 32;
+/// Of our own rearranged weights; ggml's `TENSOR_ALIGNMENT` is 32.
+const ALIGNMENT: u64 = 64;
 
 /// Bytes of weights in host memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -129,6 +129,11 @@ impl Kernels {
                     tensor.bytes + tensor.elements() / kind.block_elements() * if kind == Q8_0 { 4 } else { 0 },
                 );
             }
+        }
+        // native/kernels/lanes.h
+        let matrix = tensor.dims.get(2).is_none_or(|&n| n == 1);
+        if self.avx2 && matrix && matches!(kind, Q4_0 | Q4_1 | Q8_0) && rows.is_multiple_of(16) {
+            return Some(tensor.bytes);
         }
         let arm = self.dotprod || self.matmul_int8;
         let (eight, four) = match kind {
