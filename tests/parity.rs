@@ -1,5 +1,6 @@
 //! llamapen computes what llama.cpp computes: tokens and logits against `tests/reference`, a plain loop over llama.h
-//! compiled from the same sources.
+//! compiled from the same sources. Where weights are rearranged (`use_repack`) the program uses the same kernels, and
+//! their logits are compared with those of llama.cpp's own.
 
 mod support;
 
@@ -9,6 +10,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use support::reference;
 
 const TOKENS: usize = 128;
 
@@ -27,28 +29,6 @@ fn prompts() -> Vec<String> {
     ]
 }
 
-/// Builds the reference program against the engine archive that this test is linked with.
-fn reference(test: &str) -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("llamapen-parity-{}-{test}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
-    let program = dir.join("reference");
-    let source = PathBuf::from(env!("LLAMAPEN_LLAMA_CPP"));
-    let output = Command::new("c++")
-        .args(["-O2", "-std=c++17", "tests/reference/reference.cpp", "-o"])
-        .arg(&program)
-        .arg("-I")
-        .arg(source.join("include"))
-        .arg("-I")
-        .arg(source.join("ggml/include"))
-        .arg(env!("LLAMAPEN_ENGINE_ARCHIVE"))
-        .args(["-lpthread", "-ldl", "-lm"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    program
-}
-
 /// Runs it on the prompts. Returns the tokens after each.
 fn run_reference(
     program: &Path,
@@ -65,6 +45,7 @@ fn run_reference(
         .args(["--n-ctx", &engine.n_ctx().to_string(), "--n-ubatch", &engine.n_ubatch().to_string()])
         .arg("--prompts")
         .arg(&texts)
+        .arg(if engine.use_repack() { "--lanes" } else { "--no-repack" })
         .args(more)
         .output()
         .unwrap();
@@ -77,7 +58,7 @@ fn run_reference(
 
 #[test]
 fn penalised_tokens_equal_those_of_the_engines_own_sampler() {
-    let program = reference("penalties");
+    let program = reference::build("reference", "penalties");
     let dir = program.parent().unwrap();
     let (prompts, n) = (&prompts()[..4], 64);
     let supervisor = support::start(&support::config());
@@ -97,6 +78,33 @@ fn penalised_tokens_equal_those_of_the_engines_own_sampler() {
 #[test]
 fn greedy_tokens_equal_and_logits_are_bit_identical() {
     compare("greedy", &support::config(), &prompts(), TOKENS, &[], |request| request);
+}
+
+#[test]
+fn weights_as_they_are_in_the_file_give_llama_cpps_own_logits() {
+    compare("plain", &support::config().with_repack(false), &prompts(), TOKENS, &[], |request| request);
+}
+
+/// One token after each prompt: later ones would follow different texts once two logits change places. Both kernels round
+/// activations to eight bits, and are as far from exact products as from each other (docs/performance.md).
+#[test]
+fn rearranged_weights_give_nearly_the_probabilities_of_plain_ones() {
+    let repacked = compare("repacked", &support::config(), &prompts(), 1, &[], |request| request);
+    let plain = compare("as-they-are", &support::config().with_repack(false), &prompts(), 1, &[], |request| request);
+    for ((prompt, repacked), plain) in prompts().iter().zip(&repacked).zip(&plain) {
+        let (repacked, plain) = (log_probabilities(repacked), log_probabilities(plain));
+        let divergence: f64 = plain.iter().zip(&repacked).map(|(p, q)| p.exp() * (p - q)).sum();
+        println!("{prompt:?}: KL divergence {divergence:.6}");
+        assert!(divergence < 0.05, "{prompt:?}: KL divergence {divergence}");
+    }
+}
+
+fn log_probabilities(row: &[u8]) -> Vec<f64> {
+    let logits: Vec<f64> =
+        row.chunks_exact(4).map(|bytes| f32::from_ne_bytes(bytes.try_into().unwrap()).into()).collect();
+    let most = logits.iter().copied().fold(f64::MIN, f64::max);
+    let sum = most + logits.iter().map(|logit| (logit - most).exp()).sum::<f64>().ln();
+    logits.iter().map(|logit| logit - sum).collect()
 }
 
 /// Nothing can have been kept for these prompts: each carries a fact that was drawn just now.
@@ -132,7 +140,7 @@ fn compare(
     more: &[&OsStr],
     with: impl Fn(Request) -> Request,
 ) -> Vec<Vec<u8>> {
-    let program = reference(test);
+    let program = reference::build("reference", test);
     let logits_path = program.with_file_name("logits");
     let supervisor = support::start(config);
     let engine = supervisor.engine();

@@ -74,6 +74,7 @@ class PreparedEngine:
     deterministic = _Decided[bool]("Whether equal requests give equal answers, bit by bit.")
     seed = _Decided[Optional[int]]("Seed of requests that have none; None: drawn for each.")
     use_mmap = _Decided[bool]("Whether the weights are mapped from the file.")
+    use_repack = _Decided[bool]("Whether weights are rearranged where that makes faster kernels.")
     use_mlock = _Decided[bool]("Whether the weights are locked into memory.")
     flags = _Decided[List[str]]("Everything that was decided, as flags that lead to this engine again.")
     machine = _Decided[Dict[str, Any]]("The machine that it was prepared for.")
@@ -150,7 +151,7 @@ def prepare(
     * ``memory_limit``: bytes besides mapped weights (what the machine allows). ``shrink``: what may be reduced to fit, each
       down to the least that must be left: ``{"kv_type", "slots", "n_ctx", "n_gpu_layers"}`` (nothing).
     * ``deterministic``: equal requests give equal answers, bit by bit (false). ``seed``: of requests that have none.
-    * ``use_mmap`` (true), ``use_mlock`` (false), ``pool_id`` (the model's id), ``replica_id`` (0).
+    * ``use_mmap`` (true), ``use_repack`` (true), ``use_mlock`` (false), ``pool_id`` (the model's id), ``replica_id`` (0).
 
     Raises `InvalidParams`, `ModelNotFound`, `ModelInvalid`, `DigestMismatch`, `OutOfMemory`, `DeviceError`, `Unsupported`.
     """

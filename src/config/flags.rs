@@ -64,6 +64,7 @@ const FLAGS: &[Flag] = &[
     flag("deterministic", &[], Kind::Switch),
     flag("seed", &["-s"], Kind::NumberOr(&["-1"])),
     flag("use_mmap", &["--mmap"], Kind::Switch),
+    flag("use_repack", &["--repack"], Kind::Switch),
     flag("use_mlock", &["--mlock"], Kind::Switch),
     flag("pool_id", &[], Kind::Text),
     flag("replica_id", &[], Kind::Number),
@@ -258,8 +259,9 @@ mod tests {
         for flags in ["-ngl 7", "--ngl 7", "--gpu-layers 7", "--n-gpu-layers=7", "--n_gpu_layers 7", "-ngl=7"] {
             assert_eq!(read(&format!("-m m {flags}")).unwrap(), EngineConfig::new("m").with_n_gpu_layers(7), "{flags}");
         }
-        let many =
-            read("--model m -c 512 -ub 64 -t 2 -np 3 -ctk q8_0 -ctv q8_0 -fa on -dev none --no-mmap --mlock -s 5");
+        let many = read(
+            "--model m -c 512 -ub 64 -t 2 -np 3 -ctk q8_0 -ctv q8_0 -fa on -dev none --no-mmap --no-repack --mlock -s 5",
+        );
         let expected = EngineConfig::new("m")
             .with_n_ctx(512)
             .with_n_ubatch(64)
@@ -269,6 +271,7 @@ mod tests {
             .with_flash_attention(true)
             .with_devices("none".parse().unwrap())
             .with_mmap(false)
+            .with_repack(false)
             .with_mlock(true)
             .with_seed(5);
         assert_eq!(many.unwrap(), expected);
@@ -332,6 +335,7 @@ mod tests {
             .with_deterministic(true)
             .with_seed(u64::MAX)
             .with_mmap(false)
+            .with_repack(false)
             .with_mlock(true)
             .with_pool_id("p")
             .with_replica_id(3);

@@ -49,6 +49,7 @@ unsafe impl Sync for Model {}
 #[derive(Default)]
 pub(crate) struct LoadParams {
     pub use_mmap: bool,
+    pub use_repack: bool,
     pub use_mlock: bool,
     /// GPUs by their index, and how many of the last layers each has.
     pub devices: Vec<(u32, u32)>,
@@ -78,6 +79,7 @@ impl Model {
         let (devices, layers): (Vec<u32>, Vec<u32>) = params.devices.iter().copied().unzip();
         let params = sys::lp_model_params {
             use_mmap: params.use_mmap,
+            use_repack: params.use_repack,
             use_mlock: params.use_mlock,
             n_gpu_layers: layers.iter().sum(),
             devices: devices.as_ptr(),

@@ -173,6 +173,7 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
         native_params.tensor_split = split.data();
         native_params.load_mode = params->use_mmap ? (params->use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP)
                                                    : (params->use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
+        native_params.use_extra_bufts = params->use_repack;
         native_params.progress_callback_user_data = &progress;
         native_params.progress_callback = [](float done, void * user) {
             if (lp_pen_injector != nullptr) lp_pen_injector(LP_IN_LOAD);

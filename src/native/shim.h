@@ -51,6 +51,7 @@ void lp_gpus_lost(void);
 
 typedef struct lp_model_params {
     bool use_mmap;
+    bool use_repack;
     bool use_mlock;
     uint32_t n_gpu_layers;   // the last so many, the output layer counted as one
     const uint32_t * devices; // indices of the GPUs that they are on

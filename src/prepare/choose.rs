@@ -98,6 +98,7 @@ fn choose_for(
         prefix_store_bytes: config.prefix_store_bytes,
         draft_max: config.draft_max,
         use_mmap: config.use_mmap,
+        use_repack: config.use_repack,
     };
     let wanted =
         fit::Wanted { demand, kv_types: (kv_type_k, kv_type_v), devices: decision.devices.clone(), n_gpu_layers };

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Number of the serialized form; another one is refused.
-pub const SCHEMA: u32 = 6;
+pub const SCHEMA: u32 = 7;
 
 /// What [`prepare`](crate::prepare()) decided. Immutable; serializes to JSON and back; cheap to clone and to share.
 ///
@@ -57,6 +57,7 @@ pub struct PreparedEngine {
     deterministic: bool,
     seed: Option<u64>,
     use_mmap: bool,
+    use_repack: bool,
     use_mlock: bool,
     flags: Vec<String>,
     machine: MachineSnapshot,
@@ -113,6 +114,7 @@ impl PreparedEngine {
             deterministic: config.deterministic,
             seed: choices.seed,
             use_mmap: config.use_mmap,
+            use_repack: config.use_repack,
             use_mlock: config.use_mlock,
             flags: vec![],
             machine: machine.clone(),
@@ -334,6 +336,12 @@ impl PreparedEngine {
         self.use_mmap
     }
 
+    /// Whether weights are rearranged where that makes faster kernels.
+    #[must_use]
+    pub fn use_repack(&self) -> bool {
+        self.use_repack
+    }
+
     /// Whether the weights are locked into memory.
     #[must_use]
     pub fn use_mlock(&self) -> bool {
@@ -443,6 +451,7 @@ impl PreparedEngine {
             .with_n_gpu_layers(self.n_gpu_layers)
             .with_deterministic(self.deterministic)
             .with_mmap(self.use_mmap)
+            .with_repack(self.use_repack)
             .with_mlock(self.use_mlock)
             .with_pool_id(&self.pool_id)
             .with_replica_id(self.replica_id);

@@ -121,7 +121,7 @@ pub(super) fn run(
         // What the machine has is judged by the plan; without one there is nothing to compare it with.
         if let Some(engine) = report.take("plan", decide(config, machine, &found)) {
             if engine.n_gpu_layers() == 0 {
-                fast_kernels(&mut report, without_fast_kernels(&found.header));
+                fast_kernels(&mut report, without_fast_kernels(&found.header, config.use_repack));
             }
             plan(&mut report, &engine);
             free_memory(&mut report, &engine, memory);
@@ -201,7 +201,7 @@ fn fast_kernels(report: &mut Preflight, slow: Option<(f64, GgmlType)>) {
                 "{:.0} % of the weights, most of them {kind}, are multiplied with one token at a time: prompts and several streams are slower than they could be",
                 share * 100.0
             );
-            report.warn(NAME, message, "where speed matters, use a file in Q4_0, Q4_K or Q8_0");
+            report.warn(NAME, message, "where speed matters, use a file in Q4_0, Q4_1, Q8_0 or Q4_K, and use_repack");
         }
     }
 }

@@ -22,7 +22,12 @@ pub(crate) fn load(engine: &PreparedEngine, progress: impl FnMut(f32) -> bool) -
         native::start_cuda().map_err(not_loaded)?;
     }
     let devices = shares.iter().map(|share| (share.index, share.layers)).collect();
-    let params = LoadParams { use_mmap: engine.use_mmap(), use_mlock: engine.use_mlock(), devices };
+    let params = LoadParams {
+        use_mmap: engine.use_mmap(),
+        use_repack: engine.use_repack(),
+        use_mlock: engine.use_mlock(),
+        devices,
+    };
     let model = Model::load(engine.model(), &params, progress).map_err(not_loaded)?;
     check_placement(engine, &model)?;
     Ok(model)

@@ -1,4 +1,5 @@
-// A plain loop over llama.h: tokenise, decode, take the most likely token, repeat. Nothing of llamapen is in it.
+// A plain loop over llama.h: tokenise, decode, take the most likely token, repeat. Nothing of llamapen is in it, unless `--lanes` asks
+// for its kernels.
 // Tests compare llamapen's tokens and logits with this program's; `make bench` compares the speed.
 #include "ggml-cpu.h"
 #include "llama.h"
@@ -15,6 +16,9 @@
 #include <string>
 #include <vector>
 
+// src/native/kernels/buffer.h
+extern "C" void lp_lanes_register(void);
+
 static const char USAGE[] =
     "usage: reference MODEL [options]\n"
     "  --threads N      compute threads (2)\n"
@@ -24,6 +28,8 @@ static const char USAGE[] =
     "  --prompts FILE   prompts separated by NUL bytes, or by lines when there is none (standard input)\n"
     "  --logits FILE    write the logits of every sampled position: float32, prompt after prompt\n"
     "  --ignore-eos     go on after an end-of-generation token\n"
+    "  --lanes          with llamapen's kernels for rearranged weights (src/native/kernels)\n"
+    "  --no-repack      no weights are rearranged\n"
     "  --penalties      most likely after llama.cpp's own penalties (last 64, 1.3, 0.1, 0.2) and DRY (0.8, its defaults)\n"
     "  --threadpool     keep the compute threads between decodes, as llama.cpp's own tools do\n"
     "  --poll N         how long they wait actively: 0 to 100 (50); implies --threadpool\n"
@@ -37,7 +43,7 @@ struct Usage : std::runtime_error {
 struct Options {
     std::string model, prompts, logits;
     int threads = 2, n_ctx = 2048, n_ubatch = 512, n_predict = 64, poll = 50, keep = -1;
-    bool ignore_eos = false, penalties = false, threadpool = false, bench = false;
+    bool ignore_eos = false, penalties = false, lanes = false, repack = true, threadpool = false, bench = false;
 };
 
 static int number(const char * name, const char * text, int least) {
@@ -68,6 +74,8 @@ static Options parse(int argc, char ** argv) {
         else if (arg == "--prompts") o.prompts = value();
         else if (arg == "--logits") o.logits = value();
         else if (arg == "--ignore-eos") o.ignore_eos = true;
+        else if (arg == "--lanes") o.lanes = true;
+        else if (arg == "--no-repack") o.repack = false;
         else if (arg == "--penalties") o.penalties = true;
         else if (arg == "--threadpool") o.threadpool = true;
         else if (arg == "--bench") o.bench = true;
@@ -222,9 +230,11 @@ static void run(const Options & o) {
         },
         nullptr);
     llama_backend_init();
+    if (o.lanes) lp_lanes_register();
 
     llama_model_params model_params = llama_model_default_params();
     model_params.n_gpu_layers = 0;
+    model_params.use_extra_bufts = o.repack;
     llama_model * model = llama_model_load_from_file(o.model.c_str(), model_params);
     if (model == nullptr) {
         throw std::runtime_error("cannot load " + o.model);

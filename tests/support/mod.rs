@@ -6,6 +6,7 @@ pub mod child;
 pub mod filter;
 pub mod large;
 pub mod prometheus;
+pub mod reference;
 pub mod traces;
 
 use llamapen::{

@@ -183,7 +183,9 @@ fn load(path: &Path) -> Outcome {
     let wordless =
         |info: &ModelInfo| info.n_vocab == 0 || matches!(info.tokenizer_model.as_deref(), Some("none" | "no_vocab"));
     say("loading");
-    let Ok(model) = Model::load(path, &LoadParams { use_mmap: true, ..LoadParams::default() }, |_| true) else {
+    let Ok(model) =
+        Model::load(path, &LoadParams { use_mmap: true, use_repack: true, ..LoadParams::default() }, |_| true)
+    else {
         return Outcome::Refused;
     };
     let model = Arc::new(model);

@@ -24,6 +24,7 @@ fn demands() -> Vec<(&'static str, Demand)> {
         prefix_store_bytes: 0,
         draft_max: 0,
         use_mmap: true,
+        use_repack: true,
     };
     vec![
         ("base", base.clone()),
@@ -37,7 +38,8 @@ fn demands() -> Vec<(&'static str, Demand)> {
         ("q8_0 cache", Demand { kv_type_k: GgmlType::Q8_0, kv_type_v: GgmlType::Q8_0, ..base.clone() }),
         ("f32 cache", Demand { kv_type_k: GgmlType::F32, kv_type_v: GgmlType::F32, ..base.clone() }),
         ("q4_0 keys", Demand { kv_type_k: GgmlType::Q4_0, ..base.clone() }),
-        ("odd, no mmap", Demand { n_ctx: 700, n_ubatch: 100, slots: 3, use_mmap: false, ..base }),
+        ("odd, no mmap", Demand { n_ctx: 700, n_ubatch: 100, slots: 3, use_mmap: false, ..base.clone() }),
+        ("as in the file", Demand { use_repack: false, ..base }),
     ]
 }
 
@@ -70,13 +72,20 @@ fn compare(path: &Path) -> (String, usize) {
     let architecture = header.info().architecture.clone();
     let mirrored = MIRRORED.contains(&architecture.as_str());
     let mut compared = 0;
-    let load =
-        |use_mmap| Arc::new(Model::load(path, &LoadParams { use_mmap, ..LoadParams::default() }, |_| true).unwrap());
-    let (mapped, read) = (load(true), load(false));
+    let load = |use_mmap, use_repack| {
+        let params = LoadParams { use_mmap, use_repack, ..LoadParams::default() };
+        Arc::new(Model::load(path, &params, |_| true).unwrap())
+    };
+    let (mapped, read, as_in_the_file) = (load(true, true), load(false, true), load(true, false));
     for (name, demand) in demands() {
         let demand = Demand { n_ctx: demand.n_ctx.min(header.info().n_ctx_train), ..demand };
         let plan = on_host(&header, &demand);
-        let Some(used) = allocated(if demand.use_mmap { &mapped } else { &read }, &demand) else {
+        let model = match (demand.use_mmap, demand.use_repack) {
+            (_, false) => &as_in_the_file,
+            (true, true) => &mapped,
+            (false, true) => &read,
+        };
+        let Some(used) = allocated(model, &demand) else {
             continue;
         };
         compared += 1;

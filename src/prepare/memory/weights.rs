@@ -3,6 +3,7 @@
 //! Weights of some types are rearranged for faster kernels (`native/kernels`, ggml's `ggml-cpu/repack.cpp`, `ggml-cpu/amx`); those
 //! leave the mapping for a buffer. Which types it does that for depends on the instruction sets of the build.
 
+use super::Demand;
 use crate::build_info::build_info;
 use crate::model::{GgmlType, Gguf, Header, TensorInfo};
 
@@ -18,8 +19,8 @@ pub(super) struct Weights {
 }
 
 /// Of those that `stay`; the output layer has a copy of the embeddings where it has nothing else, if it stays.
-pub(super) fn on_host(model: &Header, use_mmap: bool, stays: impl Fn(&TensorInfo) -> bool, output: bool) -> Weights {
-    let kernels = Kernels::of_build();
+pub(super) fn on_host(model: &Header, demand: &Demand, stays: impl Fn(&TensorInfo) -> bool, output: bool) -> Weights {
+    let kernels = Kernels::of(demand.use_repack);
     let mut weights = Weights::default();
     for part in model.parts() {
         let (mut first, mut end, mut copied) = (u64::MAX, 0, 0);
@@ -32,7 +33,7 @@ pub(super) fn on_host(model: &Header, use_mmap: bool, stays: impl Fn(&TensorInfo
                 }
             }
         }
-        match use_mmap {
+        match demand.use_mmap {
             // One stretch of the file, from the first tensor that is used in place to the last.
             true => weights.mapped += end.saturating_sub(first),
             false => weights.allocated += copied,
@@ -66,8 +67,8 @@ fn is_multiplied_with(tensor: &TensorInfo) -> bool {
 
 /// Of the matrices on the CPU: the share that has no kernel for several tokens at a time in this build, and of which type most of
 /// that is. `None`: all have one.
-pub(crate) fn without_fast_kernels(model: &Header) -> Option<(f64, GgmlType)> {
-    let kernels = Kernels::of_build();
+pub(crate) fn without_fast_kernels(model: &Header, use_repack: bool) -> Option<(f64, GgmlType)> {
+    let kernels = Kernels::of(use_repack);
     let matrices: Vec<_> = model.tensors().filter(|tensor| is_multiplied_with(tensor)).collect();
     let bytes = |of: &dyn Fn(&TensorInfo) -> bool| -> u64 {
         matrices.iter().filter(|matrix| of(matrix)).map(|matrix| matrix.bytes).sum()
@@ -78,8 +79,9 @@ pub(crate) fn without_fast_kernels(model: &Header) -> Option<(f64, GgmlType)> {
     (of_type(most) > 0).then(|| (bytes(&slow) as f64 / bytes(&|_| true) as f64, most))
 }
 
-/// The instruction sets that decide which weights are repacked.
+/// What decides which weights are repacked: whether that is wanted, and the instruction sets.
 struct Kernels {
+    repack: bool,
     avx2: bool,
     avx512: bool,
     amx: bool,
@@ -88,9 +90,10 @@ struct Kernels {
 }
 
 impl Kernels {
-    fn of_build() -> Self {
+    fn of(repack: bool) -> Self {
         let has = |name: &str| build_info().cpu_features.contains(&name);
         Self {
+            repack,
             avx2: has("AVX2"),
             avx512: has("AVX512F"),
             amx: has("AMX_INT8") && has("AVX512VNNI"),
@@ -119,6 +122,9 @@ impl Kernels {
 
     fn repacked_matrix(&self, tensor: &TensorInfo) -> Option<u64> {
         use GgmlType::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, Q8_0};
+        if !self.repack {
+            return None;
+        }
         let rows = tensor.dims.get(1).copied().unwrap_or(1);
         let kind = tensor.ggml_type;
         if self.amx && tensor.dims.get(2).is_none_or(|&n| n == 1) && rows.is_multiple_of(32) {
