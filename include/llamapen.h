@@ -470,6 +470,8 @@ int32_t llamapen_config_from_flags(const char *const *flags,
  *                      at most 63 tokens and flash attention; false.
  *   "seed"             seed of requests that have none, 0 to 2^64-1; drawn for each, or 0 if deterministic.
  *   "use_mmap"         map the weights instead of reading them; true.
+ *   "use_repack"       rearrange weights in memory where that makes faster kernels; if they fit. Each process holds them for itself,
+ *                      and last bits differ from those of llama.cpp's plain kernels.
  *   "use_mlock"        lock the weights into memory; false.
  *   "pool_id"          name for logs and records: 1 to 128 letters, digits, '.', '_', '-', not '.' first; the model's id.
  *   "replica_id"       which of several equal pools it is; 0.

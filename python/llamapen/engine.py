@@ -151,7 +151,7 @@ def prepare(
     * ``memory_limit``: bytes besides mapped weights (what the machine allows). ``shrink``: what may be reduced to fit, each
       down to the least that must be left: ``{"kv_type", "slots", "n_ctx", "n_gpu_layers"}`` (nothing).
     * ``deterministic``: equal requests give equal answers, bit by bit (false). ``seed``: of requests that have none.
-    * ``use_mmap`` (true), ``use_repack`` (true), ``use_mlock`` (false), ``pool_id`` (the model's id), ``replica_id`` (0).
+    * ``use_mmap`` (true), ``use_repack`` (if they fit), ``use_mlock`` (false), ``pool_id`` (the model's id), ``replica_id`` (0).
 
     Raises `InvalidParams`, `ModelNotFound`, `ModelInvalid`, `DigestMismatch`, `OutOfMemory`, `DeviceError`, `Unsupported`.
     """

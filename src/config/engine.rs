@@ -118,9 +118,9 @@ pub struct EngineConfig {
     #[serde(default = "yes")]
     pub use_mmap: bool,
     /// Rearrange weights in memory where that makes faster kernels. Each process holds such weights for itself, and the last bits of
-    /// logits differ from those of llama.cpp's plain kernels. Default: true.
-    #[serde(default = "yes")]
-    pub use_repack: bool,
+    /// logits differ from those of llama.cpp's plain kernels. Default: if they fit into memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_repack: Option<bool>,
     /// Lock the weights into memory. Default: false.
     #[serde(default)]
     pub use_mlock: bool,
@@ -250,7 +250,7 @@ impl EngineConfig {
             deterministic: false,
             seed: None,
             use_mmap: true,
-            use_repack: true,
+            use_repack: None,
             use_mlock: false,
             pool_id: None,
             replica_id: 0,
@@ -302,7 +302,7 @@ impl EngineConfig {
         with_deterministic, deterministic: bool => deterministic;
         with_seed, seed: u64 => Some(seed);
         with_mmap, use_mmap: bool => use_mmap;
-        with_repack, use_repack: bool => use_repack;
+        with_repack, use_repack: bool => Some(use_repack);
         with_mlock, use_mlock: bool => use_mlock;
         with_replica_id, replica_id: u32 => replica_id;
     }

@@ -36,6 +36,7 @@ pub(super) struct Choices {
     pub kv_type_k: KvType,
     pub kv_type_v: KvType,
     pub flash_attention: bool,
+    pub use_repack: bool,
     pub seed: Option<u64>,
     /// Indices of the GPUs that are used, the main one first.
     pub devices: Vec<u32>,
@@ -98,10 +99,17 @@ fn choose_for(
         prefix_store_bytes: config.prefix_store_bytes,
         draft_max: config.draft_max,
         use_mmap: config.use_mmap,
-        use_repack: config.use_repack,
+        use_repack: config.use_repack.unwrap_or(true),
     };
-    let wanted =
-        fit::Wanted { demand, kv_types: (kv_type_k, kv_type_v), devices: decision.devices.clone(), n_gpu_layers };
+    // Fewer workers that nobody asked for cost less than the kernels.
+    let may_leave = config.use_repack.is_none() && (workers == 1 || config.workers.is_some());
+    let wanted = fit::Wanted {
+        demand,
+        kv_types: (kv_type_k, kv_type_v),
+        devices: decision.devices.clone(),
+        n_gpu_layers,
+        may_leave,
+    };
     let Fitted { demand, kv_types, n_gpu_layers, memory, split, adjustments } =
         fit::fit(config, model, machine, wanted)?;
     Ok(Choices {
@@ -116,6 +124,7 @@ fn choose_for(
         kv_type_k: kv_types.0,
         kv_type_v: kv_types.1,
         flash_attention,
+        use_repack: demand.use_repack,
         seed: config.seed.or(config.deterministic.then_some(0)),
         devices: if n_gpu_layers == 0 { vec![] } else { decision.devices.clone() },
         device_reason: decision.reason.clone(),

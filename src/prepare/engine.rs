@@ -114,7 +114,7 @@ impl PreparedEngine {
             deterministic: config.deterministic,
             seed: choices.seed,
             use_mmap: config.use_mmap,
-            use_repack: config.use_repack,
+            use_repack: choices.use_repack,
             use_mlock: config.use_mlock,
             flags: vec![],
             machine: machine.clone(),

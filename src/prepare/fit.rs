@@ -16,6 +16,8 @@ pub(super) struct Wanted {
     pub kv_types: (KvType, KvType),
     pub devices: Vec<u32>,
     pub n_gpu_layers: u32,
+    /// Weights may be left as they are in the file.
+    pub may_leave: bool,
 }
 
 pub(super) struct Fitted {
@@ -52,8 +54,14 @@ type Plan = (MemoryPlan, Option<LayerSplit>);
 
 impl Fitter<'_> {
     fn run(&mut self) -> Result<Plan> {
-        let steps =
-            [Self::cap_context, Self::reduce_types, Self::reduce_slots, Self::reduce_context, Self::reduce_layers];
+        let steps = [
+            Self::leave_in_file,
+            Self::cap_context,
+            Self::reduce_types,
+            Self::reduce_slots,
+            Self::reduce_context,
+            Self::reduce_layers,
+        ];
         let mut problem = match self.plan() {
             Ok(plan) => return Ok(plan),
             Err(problem) => problem,
@@ -116,7 +124,16 @@ impl Fitter<'_> {
         if !demand.use_mmap {
             advice.push("use_mmap".into());
         }
+        if demand.use_repack && demand.use_mmap {
+            advice.push("no use_repack".into());
+        }
         format!("use {}, or a smaller model; `shrink` lets prepare() reduce by itself", advice.join(", "))
+    }
+
+    /// Rearranged weights are the process's own; pages of the file the system can drop.
+    fn leave_in_file(&mut self) -> Result<()> {
+        self.state.demand.use_repack &= !self.state.may_leave;
+        Ok(())
     }
 
     /// A context that nobody asked for is no larger than the smallest device's share of the cache allows.

@@ -121,7 +121,7 @@ pub(super) fn run(
         // What the machine has is judged by the plan; without one there is nothing to compare it with.
         if let Some(engine) = report.take("plan", decide(config, machine, &found)) {
             if engine.n_gpu_layers() == 0 {
-                fast_kernels(&mut report, without_fast_kernels(&found.header, config.use_repack));
+                fast_kernels(&mut report, without_fast_kernels(&found.header, engine.use_repack()));
             }
             plan(&mut report, &engine);
             free_memory(&mut report, &engine, memory);

@@ -58,12 +58,13 @@ impl Plan {
             step("memory", format!("{}: {}{mapped}", place.place, bytes(place.resident())));
         }
         let how = if engine.use_mmap() { "map" } else { "read" };
+        let kernels = if engine.use_repack() { "rearranged for faster kernels" } else { "as they are in the file" };
         let (whose, where_) = match engine.isolation() {
             Isolation::Process => ("in each worker", "as child processes"),
             Isolation::Thread => ("once for all workers", "as threads"),
         };
         let spare = if engine.warm_spare() { " and a spare" } else { "" };
-        step("load_weights", format!("{how} {}, {whose}", bytes(info.tensor_bytes)));
+        step("load_weights", format!("{how} {}, {whose}, {kernels}", bytes(info.tensor_bytes)));
         let (workers, threads, slots) = (engine.workers(), engine.threads(), engine.slots());
         let whose_threads = if engine.share_threads() { "for all together" } else { "each" };
         let (k, v) = engine.kv_types();

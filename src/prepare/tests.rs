@@ -137,6 +137,11 @@ fn what_does_not_fit_is_refused_with_both_numbers() {
     // Mapped weights do not count: the system can drop them.
     let tight = on_cpu(&config().with_n_ctx(256), &small).unwrap();
     assert!(tight.memory.host().total() > 100 << 20);
+    // Rearranged ones do; nobody insists on them.
+    assert!(on_cpu(&config().with_n_ctx(256), &machine()).unwrap().use_repack && !tight.use_repack);
+    let insisted = on_cpu(&config().with_n_ctx(256).with_repack(true), &small);
+    let Err(Error::DoesNotFit { advice, .. }) = insisted else { panic!("it fits, rearranged") };
+    assert!(advice.contains("no use_repack"), "{advice}");
     assert!(matches!(on_cpu(&config().with_n_ctx(256).with_mmap(false), &small), Err(Error::DoesNotFit { .. })));
 }
 
@@ -350,7 +355,7 @@ fn the_preflight_says_what_is_wrong_and_what_to_do() {
 
     let full = report(&config(), &machine(), Some(64 << 20));
     assert_eq!((status(&full, "plan"), status(&full, "free_memory")), (Some(Pass), Some(Fail)));
-    let tight = report(&config(), &machine(), Some(150 << 20));
+    let tight = report(&config(), &machine(), Some(250 << 20));
     assert_eq!(status(&tight, "free_memory"), Some(Warn), "{tight}");
     let small = report(&config(), &MachineSnapshot::new(8, 64 << 20), Some(64 << 20));
     assert_eq!((status(&small, "plan"), status(&small, "free_memory")), (Some(Fail), None));

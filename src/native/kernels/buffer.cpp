@@ -137,8 +137,7 @@ ggml_backend_buffer_type_t buffer_type() {
         ggml_backend_buffer_type type = {};
         type.iface.get_name = [](ggml_backend_buffer_type_t) { return "CPU_LANES"; };
         type.iface.alloc_buffer = alloc_buffer;
-        // One cache line.
-        type.iface.get_alignment = [](ggml_backend_buffer_type_t) -> size_t { return 64; };
+        type.iface.get_alignment = [](ggml_backend_buffer_type_t) -> size_t { return TENSOR_ALIGNMENT; };
         type.device = ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0);
         type.context = static_cast<ggml::cpu::extra_buffer_type *>(&lanes);
         return type;

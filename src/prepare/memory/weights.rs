@@ -7,8 +7,8 @@ use super::Demand;
 use crate::build_info::build_info;
 use crate::model::{GgmlType, Gguf, Header, TensorInfo};
 
-/// Of our own rearranged weights; ggml's `TENSOR_ALIGNMENT` is 32.
-const ALIGNMENT: u64 = 64;
+/// ggml's `TENSOR_ALIGNMENT`.
+const ALIGNMENT: u64 = 32;
 
 /// Bytes of weights in host memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
