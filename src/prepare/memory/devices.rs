@@ -83,7 +83,7 @@ pub(crate) fn on_devices(
     let n_layer = by_layer.len() - 1;
     let stays = |tensor: &TensorInfo| layer_of(tensor, n_layer).is_none_or(|layer| layer < first);
     // The mapping is cut down to what stays when all others have been copied.
-    let kept = weights::on_host(model, demand.use_mmap, stays, first > n_layer);
+    let kept = weights::on_host(model, demand.cpu_features, demand.use_mmap, stays, first > n_layer);
     plan.places[0].weights_mapped = kept.mapped;
     plan.places[0].weights = kept.allocated.saturating_mul(copies);
     let mut layer = first;

@@ -39,6 +39,8 @@ pub(crate) struct Demand {
     /// Most tokens that are guessed ahead per slot; each has logits.
     pub draft_max: u32,
     pub use_mmap: bool,
+    /// Instruction sets that the CPU kernels use.
+    pub cpu_features: &'static [&'static str],
 }
 
 /// The place that is no device.
@@ -140,7 +142,7 @@ pub(crate) fn on_host(model: &Header, demand: &Demand) -> MemoryPlan {
     let memory = Memory::of(model);
     let (contexts, copies) = (u64::from(demand.contexts), u64::from(demand.copies));
     let info = model.info();
-    let weights = weights::on_host(model, demand.use_mmap, |_| true, true);
+    let weights = weights::on_host(model, demand.cpu_features, demand.use_mmap, |_| true, true);
     let cache: u64 = (0..memory.layers.len() as u32).map(|layer| memory.layer_bytes(model, layer, demand)).sum();
     let (compute, exact) = compute::bytes(model, &memory, demand);
     let output = 4 * u64::from(info.n_vocab) * demand.outputs();

@@ -1,9 +1,8 @@
 //! Where the weights lie: mapped from the file, or in buffers of their own because they are read or repacked.
 //!
 //! ggml's CPU backend rearranges weights of some types for faster kernels (`ggml-cpu/repack.cpp`, `ggml-cpu/amx`); those
-//! leave the mapping for a buffer. Which types it does that for depends on the instruction sets of the build.
+//! leave the mapping for a buffer. Which types it does that for depends on the instruction sets of the kernels.
 
-use crate::build_info::build_info;
 use crate::model::{GgmlType, Gguf, Header, TensorInfo};
 
 /// ggml's `TENSOR_ALIGNMENT`.
@@ -17,9 +16,15 @@ pub(super) struct Weights {
     pub allocated: u64,
 }
 
-/// Of those that `stay`; the output layer has a copy of the embeddings where it has nothing else, if it stays.
-pub(super) fn on_host(model: &Header, use_mmap: bool, stays: impl Fn(&TensorInfo) -> bool, output: bool) -> Weights {
-    let kernels = Kernels::of_build();
+/// Of those that `stay`, with kernels of these instruction sets; the output layer has a copy of the embeddings where it has nothing else, if it stays.
+pub(super) fn on_host(
+    model: &Header,
+    cpu_features: &[&str],
+    use_mmap: bool,
+    stays: impl Fn(&TensorInfo) -> bool,
+    output: bool,
+) -> Weights {
+    let kernels = Kernels::of(cpu_features);
     let mut weights = Weights::default();
     for part in model.parts() {
         let (mut first, mut end, mut copied) = (u64::MAX, 0, 0);
@@ -64,10 +69,10 @@ fn is_multiplied_with(tensor: &TensorInfo) -> bool {
     rank == if tensor.name.contains("_exps.") { 3 } else { 2 }
 }
 
-/// Of the matrices on the CPU: the share that has no kernel for several tokens at a time in this build, and of which type most of
-/// that is. `None`: all have one.
-pub(crate) fn without_fast_kernels(model: &Header) -> Option<(f64, GgmlType)> {
-    let kernels = Kernels::of_build();
+/// Of the matrices on the CPU: the share that has no kernel for several tokens at a time with these instruction sets, and of which type
+/// most of that is. `None`: all have one.
+pub(crate) fn without_fast_kernels(model: &Header, cpu_features: &[&str]) -> Option<(f64, GgmlType)> {
+    let kernels = Kernels::of(cpu_features);
     let matrices: Vec<_> = model.tensors().filter(|tensor| is_multiplied_with(tensor)).collect();
     let bytes = |of: &dyn Fn(&TensorInfo) -> bool| -> u64 {
         matrices.iter().filter(|matrix| of(matrix)).map(|matrix| matrix.bytes).sum()
@@ -88,8 +93,8 @@ struct Kernels {
 }
 
 impl Kernels {
-    fn of_build() -> Self {
-        let has = |name: &str| build_info().cpu_features.contains(&name);
+    fn of(cpu_features: &[&str]) -> Self {
+        let has = |name: &str| cpu_features.contains(&name);
         Self {
             avx2: has("AVX2"),
             avx512: has("AVX512F"),
