@@ -213,7 +213,10 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
         headers.extend(files_with(dir, &["h", "hpp", "inc"])?);
     }
     headers.extend(files_with(&ours, &["h"])?);
-    headers.extend(files_with(&dispatch, &["h"])?);
+    match target.dispatches() {
+        true => headers.extend(files_with(&dispatch, &["h"])?),
+        false => headers.push(dispatch.join("choose.h")),
+    }
     let llama_version = cmake_version(&root.join("CMakeLists.txt"), "LLAMA_VERSION")?;
     let ggml_version = cmake_version(&root.join("ggml/CMakeLists.txt"), "GGML_VERSION")?;
     Ok(Sources { llama_cpp: root.to_owned(), groups, llama_version, ggml_version, commit: commit(root), headers })

@@ -1,5 +1,5 @@
-// What the rest of the engine and the shim call of the CPU backend, by name. A function that is missing here is an undefined
-// symbol when a build with levels is linked. Its header belongs into level.c.
+// What the rest of the engine and the shim call of the CPU backend, by name, with C linkage; every level has to have it. A function
+// that is missing here is an undefined symbol when a build with levels is linked.
 
 EXPORT(ggml_backend_cpu_reg)
 EXPORT(ggml_backend_cpu_set_use_ref)

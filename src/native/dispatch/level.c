@@ -2,8 +2,6 @@
 
 #include "level.h"
 
-#include "ggml-cpu.h"
-
 // 1 where the argument is a macro that is 1, else 0: `__AVX2__` becomes 1, or stays what it is.
 #define SECOND(first, second, ...) second
 #define MARK_1 0, 1
@@ -11,8 +9,13 @@
 #define PASTED(value) IS_MARKED(MARK_##value)
 #define IS_ONE(macro) PASTED(macro)
 
+// Only their addresses are taken here, so their types do not matter.
+#define EXPORT(name) void name(void);
+#include "exports.h"
+#undef EXPORT
+
 static const lp_cpu_function functions[] = {
-#define EXPORT(name) (lp_cpu_function) name,
+#define EXPORT(name) name,
 #include "exports.h"
 #undef EXPORT
 };
