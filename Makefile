@@ -11,7 +11,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo crash-demo chaos test test-all cuda-check bench bench-batching bench-health bench-peers bench-prepare bench-process fuzz loom sanitize deps model vendor clean
+.PHONY: help demo crash-demo chaos test test-all cuda-check dispatch-check bench bench-batching bench-dispatch bench-health bench-peers bench-prepare bench-process fuzz loom sanitize deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -40,6 +40,12 @@ test-all: ## The same, and on both tiers also what should be alike there (ten mi
 
 cuda-check: ## Build with CUDA, on a machine that needs no GPU, and run that on the CPU (half an hour at first)
 	@scripts/cuda-check
+
+dispatch-check: ## Build for every x86-64 at once, show that each level keeps to itself, and run those that are here (10 minutes at first)
+	@scripts/dispatch-check
+
+bench-dispatch: deps ## That library beside one for this machine alone, in turn (5 minutes)
+	@$(PYTHON) benches/dispatch.py
 
 bench: deps ## Speed beside a plain llama.cpp loop, idle and with a busy host (minutes)
 	@$(PYTHON) scripts/bench.py

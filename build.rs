@@ -10,6 +10,8 @@ mod cuda;
 mod info;
 #[path = "build/launcher.rs"]
 mod launcher;
+#[path = "build/levels.rs"]
+mod levels;
 #[path = "build/sources.rs"]
 mod sources;
 #[path = "build/target.rs"]

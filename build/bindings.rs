@@ -48,6 +48,7 @@ pub fn generate_here() -> Result<(), String> {
     let mut builder = bindgen::Builder::default()
         .header("src/native/shim.h")
         .header("src/isolation/pen/pen.h")
+        .header("src/native/dispatch/choose.h")
         .allowlist_item("(lp|LP)_.*")
         .prepend_enum_name(false)
         .generate_comments(true)

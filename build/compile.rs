@@ -4,8 +4,9 @@
 //! in a cache outside the target folder, under a key over exactly those, and shared by all profiles, features, clippy
 //! and checkouts. A build that finds its key links the archive and compiles nothing.
 
+use crate::levels;
 use crate::sources::{Group, Sources};
-use crate::target::Target;
+use crate::target::{Level, Target};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ pub const LIBRARY: &str = "llamapen_engine";
 pub struct Engine {
     /// Over compiler, flags, defines and the contents of every source and header.
     pub digest: String,
-    /// The common flags, for build_info.
+    /// The flags, for build_info: those that all levels share.
     pub flags: Vec<String>,
 }
 
@@ -49,7 +50,8 @@ pub fn engine(sources: &Sources, target: &Target) -> Result<Engine, String> {
     println!("cargo::rustc-env=LLAMAPEN_ENGINE_ARCHIVE={}", linked.display());
     println!("cargo::rustc-env=LLAMAPEN_LLAMA_CPP={}", sources.llama_cpp.display());
 
-    let flags = FLAGS.iter().map(|f| f.to_string()).chain(target.flags.clone()).collect();
+    let of_level = if target.dispatches() { &[][..] } else { &target.least().flags };
+    let flags = FLAGS.iter().map(|f| f.to_string()).chain(of_level.iter().cloned()).collect();
     Ok(Engine { digest, flags })
 }
 
@@ -106,8 +108,11 @@ fn digest(sources: &Sources, target: &Target) -> Result<String, String> {
         tool.args().iter().for_each(|arg| key.text(&arg.to_string_lossy()));
     }
     key.text(&target.compiler);
-    key.text(&target.macros);
-    key.text(&target.flags.join(" "));
+    for level in &target.levels {
+        key.text(&level.name);
+        key.text(&level.macros);
+        key.text(&level.flags.join(" "));
+    }
     for group in &sources.groups {
         key.text(group.name);
         key.text(&format!("{:?} {}", group.defines, group.arch_flags));
@@ -139,13 +144,19 @@ fn fill_cache(cached: &Path, archive: &str, sources: &Sources, target: &Target) 
         fs::write(generated.join(name), text).map_err(io)?;
     }
 
-    // One thread per group: cc shares the job server between them, so that no group waits for another's last file.
+    fs::write(generated.join("levels.h"), levels::header(&target.levels)).map_err(io)?;
+
+    // One thread per group and level: cc shares the job server between them, so that no group waits for another's last file.
     let objects = std::thread::scope(|scope| {
-        let running: Vec<_> = sources
-            .groups
-            .iter()
-            .map(|group| scope.spawn(|| objects(group, sources, target, &work, &generated)))
-            .collect();
+        let (kernels, rest): (Vec<_>, Vec<_>) = sources.groups.iter().partition(|group| group.arch_flags);
+        let once = rest.into_iter().map(|group| (vec![group], None));
+        let per_level = target.levels.iter().map(|level| (kernels.clone(), Some(level)));
+        let start = |(groups, level)| {
+            let compile =
+                Compile { sources, level, dispatches: target.dispatches(), work: &work, generated: &generated };
+            scope.spawn(move || compile.all(groups))
+        };
+        let running: Vec<_> = once.chain(per_level).map(start).collect();
         running
             .into_iter()
             .map(|t| t.join().map_err(|_| "a compile thread panicked".to_owned())?)
@@ -165,45 +176,65 @@ fn fill_cache(cached: &Path, archive: &str, sources: &Sources, target: &Target) 
     Ok(())
 }
 
-fn objects(
-    group: &Group,
-    sources: &Sources,
-    target: &Target,
-    work: &Path,
-    generated: &Path,
-) -> Result<Vec<PathBuf>, String> {
-    let mut files = group.files.clone();
-    if group.name == "llama-models" {
-        files.clear();
-        for (name, text) in Sources::units(group) {
-            let unit = generated.join(name);
-            fs::write(&unit, text).map_err(|e| format!("{}: {e}", unit.display()))?;
-            files.push(unit);
+/// How some groups are compiled.
+struct Compile<'a> {
+    sources: &'a Sources,
+    /// `None`: the baseline.
+    level: Option<&'a Level>,
+    /// Whether the level is one of several.
+    dispatches: bool,
+    work: &'a Path,
+    generated: &'a Path,
+}
+
+impl Compile<'_> {
+    /// The objects of these groups. Of one level among several they become a single one.
+    fn all(&self, groups: Vec<&Group>) -> Result<Vec<PathBuf>, String> {
+        let objects = groups.into_iter().map(|group| self.group(group)).collect::<Result<Vec<_>, _>>()?.concat();
+        match self.level {
+            Some(level) if self.dispatches => Ok(vec![levels::combine(level, &objects, self.work)?]),
+            _ => Ok(objects),
         }
     }
-    let is_c = |f: &PathBuf| f.extension().is_some_and(|e| e == "c");
-    let (c, cpp): (Vec<_>, Vec<_>) = files.into_iter().partition(is_c);
-    let mut objects = Vec::new();
-    for (files, is_cpp) in [(c, false), (cpp, true)] {
-        if files.is_empty() {
-            continue;
+
+    fn group(&self, group: &Group) -> Result<Vec<PathBuf>, String> {
+        let mut files = group.files.clone();
+        if group.name == "llama-models" {
+            files.clear();
+            for (name, text) in Sources::units(group) {
+                let unit = self.generated.join(name);
+                fs::write(&unit, text).map_err(|e| format!("{}: {e}", unit.display()))?;
+                files.push(unit);
+            }
         }
-        let mut build = base(is_cpp);
-        build.out_dir(work.join(group.name)).files(files).includes(&group.includes).include(generated);
-        for (name, value) in &group.defines {
-            build.define(name, *value);
+        let is_c = |f: &PathBuf| f.extension().is_some_and(|e| e == "c" || e == "S");
+        let (c, cpp): (Vec<_>, Vec<_>) = files.into_iter().partition(is_c);
+        let mut objects = Vec::new();
+        for (files, is_cpp) in [(c, false), (cpp, true)] {
+            if files.is_empty() {
+                continue;
+            }
+            let mut build = base(is_cpp);
+            build.files(files).includes(&group.includes).include(self.generated);
+            for (name, value) in &group.defines {
+                build.define(name, *value);
+            }
+            build.out_dir(self.work.join(group.name));
+            if let Some(level) = self.level {
+                build.flags(&level.flags).out_dir(self.work.join(level.id()).join(group.name));
+                if self.dispatches {
+                    levels::configure(&mut build, level);
+                }
+            }
+            if let Some(header) = &group.forced_include {
+                build.flag("-include").flag(header.canonicalize().map_err(|e| format!("{}: {e}", header.display()))?);
+            }
+            build.flag(format!("-ffile-prefix-map={}/=", self.sources.llama_cpp.display()));
+            build.flag(format!("-ffile-prefix-map={}/=", self.generated.display()));
+            objects.extend(build.try_compile_intermediates().map_err(|e| format!("group {}: {e}", group.name))?);
         }
-        if group.arch_flags {
-            build.flags(&target.flags);
-        }
-        if let Some(header) = &group.forced_include {
-            build.flag("-include").flag(header.canonicalize().map_err(|e| format!("{}: {e}", header.display()))?);
-        }
-        build.flag(format!("-ffile-prefix-map={}/=", sources.llama_cpp.display()));
-        build.flag(format!("-ffile-prefix-map={}/=", generated.display()));
-        objects.extend(build.try_compile_intermediates().map_err(|e| format!("group {}: {e}", group.name))?);
+        Ok(objects)
     }
-    Ok(objects)
 }
 
 /// A cc build with the engine's flags and none of cargo's profile: always optimised, without debug information.

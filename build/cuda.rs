@@ -80,7 +80,7 @@ impl Plan {
         let place = Place { variable: &|name| std::env::var_os(name), root: Path::new("/") };
         let toolkit = place.toolkit()?;
         let host = compile::base(true).get_compiler();
-        toolkit.takes(&host.path().display().to_string(), &target.macros)?;
+        toolkit.takes(&host.path().display().to_string(), &target.least().macros)?;
         let archs = match std::env::var("LLAMAPEN_CUDA_ARCHS") {
             Ok(text) if !text.trim().is_empty() => archs::parse(&text)?,
             _ => here().map_or_else(|| archs::parse(archs::ELSEWHERE), Ok)?,

@@ -13,13 +13,14 @@ pub fn write(sources: &Sources, target: &Target, engine: &Engine, cuda: Option<&
         .map(|(_, name)| *name)
         .collect();
     let triple = std::env::var("TARGET").map_err(|_| "TARGET is not set")?;
-    let cpu_features: Vec<_> = target
-        .macros
-        .lines()
-        .filter_map(|l| l.strip_prefix("#define __")?.strip_suffix(" 1"))
-        // Arm's names end without underscores.
-        .map(|name| name.trim_end_matches("__"))
-        .filter(|m| ["AVX", "FMA", "F16C", "BMI", "SSE", "SSSE", "AMX", "ARM_FEATURE"].iter().any(|p| m.starts_with(p)))
+    let levels: String = target
+        .levels
+        .iter()
+        .filter(|_| target.dispatches())
+        .map(|level| {
+            let (name, flags, features) = (&level.name, &level.flags, level.features());
+            format!("CpuLevel {{ name: {name:?}, flags: &{flags:?}, features: &{features:?} }},")
+        })
         .collect();
     let strings = [
         ("LLAMA_CPP_VERSION", &sources.llama_version),
@@ -33,11 +34,13 @@ pub fn write(sources: &Sources, target: &Target, engine: &Engine, cuda: Option<&
         strings.iter().map(|(name, value)| format!("pub const {name}: &str = {value:?};\n")).collect();
     text += &format!(
         "pub const COMMIT: Option<&str> = {:?};\npub const CUDA_VERSION: Option<u32> = {:?};\npub const CUDA_ARCHS: Option<&str> = {:?};\npub const FLAGS: &[&str] = &{:?};\n\
-         pub const FEATURES: &[&str] = &{features:?};\npub const CPU_FEATURES: &[&str] = &{cpu_features:?};\n",
+         pub const FEATURES: &[&str] = &{features:?};\npub const CPU_FEATURES: &[&str] = &{:?};\n\
+         pub const CPU_LEVELS: &[CpuLevel] = &[{levels}];\n",
         sources.commit,
         cuda.map(|cuda| cuda.version),
         cuda.map(|cuda| &cuda.archs),
         engine.flags,
+        target.least().features(),
     );
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo"));
     std::fs::write(out.join("build_info.rs"), text).map_err(|e| format!("cannot write the build information: {e}"))

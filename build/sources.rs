@@ -2,6 +2,7 @@
 //! a Release CPU build, less OpenMP, less `ggml.cpp`, which holds only a `std::terminate` hook that forks a debugger, and less
 //! `ggml-threading.cpp`, which holds only ggml's critical section: `critical.c` of the pen is that.
 
+use crate::levels;
 use crate::target::{Arch, Target};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ pub struct Group {
     pub files: Vec<PathBuf>,
     pub includes: Vec<PathBuf>,
     pub defines: Vec<(&'static str, Option<&'static str>)>,
-    /// Compiled for the target's instruction set (the CPU kernels) or for the baseline.
+    /// Compiled for the target's instruction sets (the CPU kernels), once for each, or once for the baseline.
     pub arch_flags: bool,
     /// A header of ours that is read before the file.
     pub forced_include: Option<PathBuf>,
@@ -86,6 +87,7 @@ const MODELS_PER_UNIT: usize = 16;
 
 pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
     let ours = PathBuf::from("src/isolation/pen");
+    let dispatch = PathBuf::from("src/native/dispatch");
     let (src, ggml, cpu) = (root.join("src"), root.join("ggml/src"), root.join("ggml/src/ggml-cpu"));
     let (inc, ggml_inc) = (root.join("include"), root.join("ggml/include"));
     let under = |dir: &Path, names: &[&str]| names.iter().map(|n| dir.join(n)).collect::<Vec<_>>();
@@ -106,6 +108,14 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
     // Ours, as a part of the backend: compiled for the same instruction sets.
     let lanes = PathBuf::from("src/native/kernels");
     kernels.extend(under(&lanes, &["lanes.cpp", "buffer.cpp"]));
+    // A single level is called by its own names.
+    let choose = match target.dispatches() {
+        true => levels::ONCE.map(PathBuf::from).to_vec(),
+        false => vec![levels::ONCE[0].into()],
+    };
+    if target.dispatches() {
+        kernels.push(levels::IN_EACH.into());
+    }
 
     let groups = vec![
         Group {
@@ -159,6 +169,14 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
             forced_include: None,
         },
         Group {
+            name: "dispatch",
+            files: choose,
+            includes: vec![dispatch.clone()],
+            defines: if target.dispatches() { vec![("LP_CPU_LEVELS", None)] } else { vec![] },
+            arch_flags: false,
+            forced_include: None,
+        },
+        Group {
             name: "llama",
             files: under(&src, LLAMA_CORE),
             includes: vec![src.clone(), inc.clone(), ggml_inc.clone()],
@@ -199,6 +217,10 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
     }
     headers.extend(files_with(&ours, &["h"])?);
     headers.extend(files_with(&lanes, &["h"])?);
+    match target.dispatches() {
+        true => headers.extend(files_with(&dispatch, &["h"])?),
+        false => headers.push(dispatch.join("choose.h")),
+    }
     let llama_version = cmake_version(&root.join("CMakeLists.txt"), "LLAMA_VERSION")?;
     let ggml_version = cmake_version(&root.join("ggml/CMakeLists.txt"), "GGML_VERSION")?;
     Ok(Sources { llama_cpp: root.to_owned(), groups, llama_version, ggml_version, commit: commit(root), headers })

@@ -40,8 +40,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     config.isolation = options.isolation;
     let engine = prepare(&config)?;
     let info = engine.info();
+    let kernels = engine.cpu_level().map_or(String::new(), |level| format!(", CPU kernels of level {level}"));
     eprintln!(
-        "{} ({}, {:.0} MB), context {} tokens, {} thread(s)",
+        "{} ({}, {:.0} MB), context {} tokens, {} thread(s){kernels}",
         info.name.as_deref().unwrap_or("model"),
         info.quantization,
         info.file_bytes as f64 / 1e6,

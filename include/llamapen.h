@@ -315,8 +315,9 @@ uint32_t llamapen_abi_version(void);
 const char *llamapen_version(void);
 
 /**
- * What the library was built from, as JSON: versions, compiler, flags, features, engine_digest. Freed with
- * llamapen_string_free.
+ * What the library was built from, as JSON: versions, compiler, flags, features, engine_digest; "cpu_levels": what its CPU
+ * kernels were compiled for, from the least to the best ([{"name", "flags", "features"}]), empty if only once. Which of them
+ * runs here, llamapen_machine tells as "cpu_level". Freed with llamapen_string_free.
  */
 int32_t llamapen_build_info_json(char **json,
                                  struct llamapen_error **error);
@@ -364,7 +365,8 @@ void llamapen_error_free(struct llamapen_error *error);
 
 /**
  * The stable facts of this machine, as far as this process may use it, as JSON: CPUs, memory and limits in bytes
- * (null: none, or unknown), "cpu_features", and "devices" as llamapen_devices gives them. Equal machines give equal
+ * (null: none, or unknown), "cpu_features", "cpu_level" (which CPU kernels of this library run there; only of one that has
+ * several), and "devices" as llamapen_devices gives them. Equal machines give equal
  * bytes. It can be kept, changed, and given to llamapen_prepare_with as "machine". Freed with llamapen_string_free.
  *
  * with_devices: not 0 asks the GPU driver, in a build that can use GPUs. After that a child made by fork cannot use

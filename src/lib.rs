@@ -76,7 +76,7 @@ mod telemetry;
 mod worker;
 mod worker_main;
 
-pub use build_info::{BuildInfo, build_info};
+pub use build_info::{BuildInfo, CpuLevel, build_info};
 pub use config::{
     ChildConfig, DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, Isolation, KvType, MIN_CTX, QueueFullPolicy, Sandbox,
     Shrink, StartFault, SupervisorConfig, TaintPolicy,

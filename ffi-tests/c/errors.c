@@ -16,6 +16,7 @@ static void names_and_versions(void)
     CHECK(strcmp(llamapen_status_name(-7), "UNKNOWN") == 0, "a number that is no status is UNKNOWN");
     CHECK(llamapen_build_info_json(&json, &error) == LLAMAPEN_STATUS_OK && error == NULL, "success clears the error");
     CHECK(json != CHECK_STALE(char) && strstr(json, llamapen_version()) != NULL, "the build info holds the version");
+    CHECK(strstr(json, "\"cpu_levels\":[") != NULL, "and the levels of CPU kernels");
     llamapen_string_free(json);
 }
 

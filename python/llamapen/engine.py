@@ -104,6 +104,12 @@ class PreparedEngine:
         path: str = self.files[0]["path"]
         return path
 
+    @property
+    def cpu_level(self) -> Optional[str]:
+        """Level of the CPU kernels that it was prepared for; None of a library that has one only."""
+        level: Optional[str] = json.loads(self._json).get("cpu_level")
+        return level
+
     def __reduce__(self) -> Tuple[Callable[[str], PreparedEngine], Tuple[str]]:
         return type(self).from_json, (self._json,)
 

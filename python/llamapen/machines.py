@@ -11,6 +11,8 @@ from ._library import call_text
 def machine(*, devices: bool = True) -> Dict[str, Any]:
     """The stable facts of this machine: CPUs, memory and limits in bytes (None: none, or unknown), GPUs.
 
+    ``cpu_level``, which only a library with several levels of CPU kernels gives, is the level that runs here.
+
     It can be kept, changed, and given to `prepare`, `plan` and `preflight` as ``machine``.
 
     ``devices``: whether the GPU driver is asked, in a build that can use GPUs. After that, a child made by ``os.fork()``

@@ -43,6 +43,20 @@ class Prepare(unittest.TestCase):
         engine = llamapen.prepare(support.model(), n_ctx=512, streams=4, share_threads=False)
         self.assertFalse(engine.share_threads)
 
+    def test_the_level_of_the_cpu_kernels(self):
+        levels = [level["name"] for level in llamapen.build_info()["cpu_levels"]]
+        machine = llamapen.machine(devices=False)
+        here = machine.get("cpu_level")
+        self.assertEqual(here in levels, bool(levels))
+        self.assertEqual(support.engine().cpu_level, here)
+        elsewhere = {**machine, "cpu_level": "other"}
+        if levels:
+            self.assertEqual(llamapen.prepare(support.model(), machine={**machine, "cpu_level": levels[0]}).cpu_level, levels[0])
+            with self.assertRaisesRegex(llamapen.InvalidParams, "other"):
+                llamapen.prepare(support.model(), machine=elsewhere)
+        else:
+            self.assertIsNone(llamapen.prepare(support.model(), machine=elsewhere).cpu_level)
+
     def test_a_round_trip_keeps_every_byte(self):
         engine = support.engine()
         for again in (PreparedEngine.from_json(engine.json()), pickle.loads(pickle.dumps(engine))):

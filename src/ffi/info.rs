@@ -20,8 +20,9 @@ pub extern "C" fn llamapen_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// What the library was built from, as JSON: versions, compiler, flags, features, engine_digest. Freed with
-/// llamapen_string_free.
+/// What the library was built from, as JSON: versions, compiler, flags, features, engine_digest; "cpu_levels": what its CPU
+/// kernels were compiled for, from the least to the best ([{"name", "flags", "features"}]), empty if only once. Which of them
+/// runs here, llamapen_machine tells as "cpu_level". Freed with llamapen_string_free.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llamapen_build_info_json(json: *mut *mut c_char, error: *mut *mut llamapen_error) -> i32 {
     // SAFETY: both are NULL or may be written to, as the header demands.

@@ -7,7 +7,8 @@ use crate::machine::MachineSnapshot;
 use std::ffi::c_char;
 
 /// The stable facts of this machine, as far as this process may use it, as JSON: CPUs, memory and limits in bytes
-/// (null: none, or unknown), "cpu_features", and "devices" as llamapen_devices gives them. Equal machines give equal
+/// (null: none, or unknown), "cpu_features", "cpu_level" (which CPU kernels of this library run there; only of one that has
+/// several), and "devices" as llamapen_devices gives them. Equal machines give equal
 /// bytes. It can be kept, changed, and given to llamapen_prepare_with as "machine". Freed with llamapen_string_free.
 ///
 /// with_devices: not 0 asks the GPU driver, in a build that can use GPUs. After that a child made by fork cannot use

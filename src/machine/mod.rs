@@ -16,11 +16,11 @@ pub(crate) use cgroup::{OwnMemoryGroup, own_memory_group};
 pub use memory::MemoryReading;
 pub(crate) use process::{RunningProcess, resident_bytes, running as running_process};
 
-use crate::build_info::{BuildInfo, build_info};
+use crate::build_info::{BuildInfo, CpuLevel, build_info};
 use crate::config::from_json;
 use crate::device::{Devices, Driver, NotAsked};
 use crate::error::{Error, Result};
-use crate::native::CudaDriver;
+use crate::native::{CudaDriver, cpu_level};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -56,6 +56,11 @@ pub struct MachineSnapshot {
     pub cpu_model: Option<String>,
     /// Instruction sets under the compiler's names, as in [`BuildInfo::cpu_features`]. `None`: unknown.
     pub cpu_features: Option<BTreeSet<String>>,
+    /// Level of the CPU kernels that runs there, by its name in [`BuildInfo::cpu_levels`]: what this build chose when it was
+    /// loaded, or what `LLAMAPEN_CPU_LEVEL` asks for, which is for tests. `None`: the best that `cpu_features` allow. Only a build
+    /// with several levels has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_level: Option<String>,
     /// GPUs.
     pub devices: Devices,
 }
@@ -76,6 +81,7 @@ impl MachineSnapshot {
             data_limit_bytes: None,
             cpu_model: None,
             cpu_features: None,
+            cpu_level: None,
             devices: Devices::default(),
         }
     }
@@ -88,7 +94,7 @@ impl MachineSnapshot {
     #[must_use]
     pub fn observe() -> Self {
         match build_info().cuda_version {
-            Some(_) => Self::observe_at(Path::new("/"), &CudaDriver),
+            Some(_) => Self { cpu_level: cpu_level(), ..Self::observe_at(Path::new("/"), &CudaDriver) },
             None => Self::observe_host(),
         }
     }
@@ -96,7 +102,7 @@ impl MachineSnapshot {
     /// This machine without its GPUs: the driver is left alone.
     #[must_use]
     pub fn observe_host() -> Self {
-        Self::observe_at(Path::new("/"), &NotAsked)
+        Self { cpu_level: cpu_level(), ..Self::observe_at(Path::new("/"), &NotAsked) }
     }
 
     pub(crate) fn observe_at(root: &Path, driver: &dyn Driver) -> Self {
@@ -116,6 +122,7 @@ impl MachineSnapshot {
             data_limit_bytes: limits.data,
             cpu_model: cpu.model,
             cpu_features: cpu.features,
+            cpu_level: None,
             devices: driver.discover(),
         }
     }
@@ -172,6 +179,38 @@ impl MachineSnapshot {
             Some(has) => features::missing(build.cpu_features, has),
             None => vec![],
         }
+    }
+
+    /// Which level of the CPU kernels of `build` runs there; `None` if it has one only.
+    ///
+    /// # Errors
+    /// `InvalidParams` where [`cpu_level`](Self::cpu_level) is none of the build's, or one that needs more than `cpu_features`.
+    pub fn level_of(&self, build: &BuildInfo) -> Result<Option<&'static CpuLevel>> {
+        let lacks = |level: &CpuLevel| match &self.cpu_features {
+            Some(has) => features::missing(level.features, has),
+            None => vec![],
+        };
+        let levels = build.cpu_levels;
+        let Some(name) = self.cpu_level.as_deref().filter(|_| !levels.is_empty()) else {
+            // What lacks the least level is told by `missing_cpu_features`.
+            return Ok(levels.iter().rfind(|level| lacks(level).is_empty()).or(levels.first()));
+        };
+        let refuse = |why: String| Err(Error::invalid("cpu_level", format!("{name:?} {why} (LLAMAPEN_CPU_LEVEL?)")));
+        match levels.iter().find(|level| level.name == name) {
+            None => {
+                let names: Vec<_> = levels.iter().map(|level| level.name).collect();
+                refuse(format!("is no level of this build's CPU kernels, which are {}", names.join(", ")))
+            }
+            Some(level) => match lacks(level)[..] {
+                [] => Ok(Some(level)),
+                ref missing => refuse(format!("needs {}, which this CPU lacks", missing.join(", "))),
+            },
+        }
+    }
+
+    /// Instruction sets that the CPU kernels of `build` use there.
+    pub(crate) fn kernel_features(&self, build: &BuildInfo) -> Result<&'static [&'static str]> {
+        Ok(self.level_of(build)?.map_or(build.cpu_features, |level| level.features))
     }
 
     /// Sets [`logical_cpus`](Self::logical_cpus) and [`physical_cores`](Self::physical_cores).
@@ -234,6 +273,13 @@ impl MachineSnapshot {
     #[must_use]
     pub fn with_cpu_features<T: Into<String>>(mut self, features: impl IntoIterator<Item = T>) -> Self {
         self.cpu_features = Some(features.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets [`cpu_level`](Self::cpu_level).
+    #[must_use]
+    pub fn with_cpu_level(mut self, level: impl Into<String>) -> Self {
+        self.cpu_level = Some(level.into());
         self
     }
 

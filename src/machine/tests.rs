@@ -342,6 +342,42 @@ fn json_is_stable_and_refuses_what_it_does_not_know() {
     }
 }
 
+const LEVELS: &[CpuLevel] = &[
+    CpuLevel { name: "low", flags: &[], features: &["SSE3", "SSE_MATH"] },
+    CpuLevel { name: "vnni", flags: &[], features: &["SSE3", "AVX2", "AVXVNNI"] },
+    CpuLevel { name: "high", flags: &[], features: &["SSE3", "AVX2", "AVX512F"] },
+];
+
+#[test]
+fn the_level_of_the_kernels_is_the_best_that_the_cpu_has() {
+    let build = BuildInfo { cpu_features: LEVELS[0].features, cpu_levels: LEVELS, ..build_info() };
+    let name = |machine: &MachineSnapshot| machine.level_of(&build).unwrap().unwrap().name;
+    let with = |features: &[&str]| MachineSnapshot::new(1, 1).with_cpu_features(features.iter().copied());
+    assert_eq!(name(&with(&["SSE3", "AVX2", "AVX512F"])), "high");
+    assert_eq!(name(&with(&["SSE3", "AVX2", "AVXVNNI", "AVX512F"])), "high");
+    assert_eq!(name(&with(&["SSE3", "AVX2", "AVXVNNI"])), "vnni");
+    assert_eq!(name(&with(&["SSE3", "AVX2"])), "low");
+    assert_eq!(name(&MachineSnapshot::new(1, 1)), "high", "no answer is not a no");
+    let none = with(&["SSE"]);
+    assert_eq!((name(&none), none.missing_cpu_features(&build)), ("low", vec!["SSE3".into()]));
+
+    let asked = |level: &str| with(&["SSE3", "AVX2", "AVX512F"]).with_cpu_level(level);
+    assert_eq!(name(&asked("low")), "low");
+    assert_eq!(asked("low").kernel_features(&build).unwrap(), LEVELS[0].features);
+    for (level, why) in [("vnni", "needs AVXVNNI, which this CPU lacks"), ("other", "which are low, vnni, high")] {
+        let error = asked(level).level_of(&build).unwrap_err();
+        assert_eq!(error.status(), Status::InvalidParams);
+        assert!(error.to_string().contains(level) && error.to_string().contains(why), "{error}");
+    }
+
+    // A build with one level has nothing to choose, whatever a snapshot from elsewhere says.
+    let single = BuildInfo { cpu_levels: &[], ..build };
+    assert_eq!(asked("other").level_of(&single).unwrap(), None);
+    assert_eq!(asked("other").kernel_features(&single).unwrap(), single.cpu_features);
+    assert_eq!(MachineSnapshot::from_json(&asked("low").to_json()).unwrap(), asked("low"));
+    assert!(!with(&["SSE3"]).to_json().contains("cpu_level"), "older versions read it");
+}
+
 #[test]
 fn this_machine() {
     let machine = MachineSnapshot::observe_host();

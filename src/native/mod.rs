@@ -8,6 +8,7 @@ mod cuda;
 mod cuda_driver;
 mod dry;
 mod error;
+mod level;
 mod log;
 mod model;
 mod nvml;
@@ -19,6 +20,7 @@ pub(crate) use context::{Batch, Context, ContextParams, Kernels};
 pub(crate) use cuda::{find as find_cuda, start as start_cuda};
 pub(crate) use cuda_driver::CudaDriver;
 pub(crate) use error::{NativeError, NativeStatus};
+pub(crate) use level::cpu_level;
 pub(crate) use model::{LoadParams, Model, apply_chat_template};
 pub(crate) use nvml::free_on_gpus;
 pub(crate) use sampler::{Draw, LogitBias, Sampler, Sampling, SamplingParams};
@@ -34,6 +36,7 @@ use std::sync::OnceLock;
 pub(crate) fn init_backend() -> Result<(), NativeError> {
     static DONE: OnceLock<Result<(), NativeError>> = OnceLock::new();
     DONE.get_or_init(|| {
+        level::check()?;
         error::status(|e| {
             // SAFETY: `log::line` has the signature of lp_log_fn, does not unwind and lives for ever.
             unsafe { sys::lp_backend_init(Some(log::line), e) }

@@ -3,6 +3,7 @@
 use super::fit::{self, Fitted};
 use super::memory::{self, Demand, MemoryPlan};
 use super::topology;
+use crate::build_info::{CpuLevel, build_info};
 use crate::config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, Isolation, KvType, MIN_CTX, in_range};
 use crate::device::{DeviceDecision, DeviceMask, LayerSplit, decide};
 use crate::error::{Error, Result};
@@ -44,6 +45,8 @@ pub(super) struct Choices {
     pub n_gpu_layers: u32,
     pub split: Option<LayerSplit>,
     pub memory: MemoryPlan,
+    /// Of the CPU kernels, where there are several.
+    pub cpu_level: Option<&'static CpuLevel>,
     /// What was reduced, and why.
     pub adjustments: Vec<String>,
 }
@@ -86,6 +89,7 @@ fn choose_for(
     let (kv_type_k, kv_type_v) = cache_types(config, model, flash_attention, n_gpu_layers > 0)?;
     let isolation = isolation(config, n_gpu_layers > 0)?;
     let contexts = workers + u32::from(config.warm_spare);
+    let cpu_level = machine.level_of(&build_info())?;
     let demand = Demand {
         n_ctx,
         n_ubatch,
@@ -100,6 +104,7 @@ fn choose_for(
         draft_max: config.draft_max,
         use_mmap: config.use_mmap,
         use_repack: config.use_repack.unwrap_or(true),
+        cpu_features: cpu_level.map_or(build_info().cpu_features, |level| level.features),
     };
     // Fewer workers that nobody asked for cost less than the kernels.
     let may_leave = config.use_repack.is_none() && (workers == 1 || config.workers.is_some());
@@ -131,6 +136,7 @@ fn choose_for(
         n_gpu_layers,
         split,
         memory,
+        cpu_level,
         adjustments,
     })
 }

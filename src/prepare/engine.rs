@@ -61,6 +61,8 @@ pub struct PreparedEngine {
     use_mlock: bool,
     flags: Vec<String>,
     machine: MachineSnapshot,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cpu_level: Option<String>,
     llamapen_version: String,
     engine_version: String,
     engine_digest: String,
@@ -118,6 +120,7 @@ impl PreparedEngine {
             use_mlock: config.use_mlock,
             flags: vec![],
             machine: machine.clone(),
+            cpu_level: choices.cpu_level.map(|level| level.name.into()),
             llamapen_version: build.llamapen_version.into(),
             engine_version: build.llama_cpp_version.into(),
             engine_digest: build.engine_digest.into(),
@@ -360,6 +363,12 @@ impl PreparedEngine {
         &self.machine
     }
 
+    /// Level of the CPU kernels that it was prepared for; `None` of a build that has one only.
+    #[must_use]
+    pub fn cpu_level(&self) -> Option<&str> {
+        self.cpu_level.as_deref()
+    }
+
     /// Version of llama.cpp it was prepared for.
     #[must_use]
     pub fn engine_version(&self) -> &str {
@@ -424,7 +433,15 @@ impl PreparedEngine {
         let here = MachineSnapshot::observe();
         if here != self.machine {
             let moved = |e: Error| Error::StaleEngine(format!("this machine is not the one it was prepared for: {e}"));
-            decide(&config, &here, &found).map_err(moved)?;
+            let there = decide(&config, &here, &found).map_err(moved)?;
+            if self.deterministic && there.cpu_level != self.cpu_level {
+                let level = |engine: &Self| engine.cpu_level().unwrap_or("none").to_owned();
+                return stale(format!(
+                    "it is deterministic and was prepared for CPU kernels of level {}; here run those of {}, which give other bits",
+                    level(self),
+                    level(&there)
+                ));
+            }
         }
         Ok(())
     }

@@ -121,7 +121,9 @@ pub(super) fn run(
         // What the machine has is judged by the plan; without one there is nothing to compare it with.
         if let Some(engine) = report.take("plan", decide(config, machine, &found)) {
             if engine.n_gpu_layers() == 0 {
-                fast_kernels(&mut report, without_fast_kernels(&found.header, engine.use_repack()));
+                // A level that cannot be had leads to no plan.
+                let features = machine.kernel_features(&build_info()).unwrap_or_default();
+                fast_kernels(&mut report, without_fast_kernels(&found.header, engine.use_repack(), features));
             }
             plan(&mut report, &engine);
             free_memory(&mut report, &engine, memory);
@@ -140,6 +142,12 @@ pub(super) fn run(
 }
 
 fn cpu(report: &mut Preflight, machine: &MachineSnapshot, build: &BuildInfo) {
+    let level = match machine.level_of(build) {
+        Ok(level) => level,
+        Err(error) => {
+            return report.fail("cpu_features", error.to_string(), "unset LLAMAPEN_CPU_LEVEL, or name a lower level");
+        }
+    };
     let missing = machine.missing_cpu_features(build);
     let name = machine.cpu_model.as_deref().unwrap_or("this CPU");
     if !missing.is_empty() {
@@ -159,7 +167,11 @@ fn cpu(report: &mut Preflight, machine: &MachineSnapshot, build: &BuildInfo) {
             "try it; an illegal instruction means no",
         );
     } else {
-        report.pass("cpu_features", format!("{name} has all that the library uses ({})", build.target_cpu));
+        let kernels = match level {
+            Some(level) => format!("{}, one of {} levels", level.name, build.cpu_levels.len()),
+            None => build.target_cpu.into(),
+        };
+        report.pass("cpu_features", format!("{name} has all that the library uses ({kernels})"));
     }
     let (cores, cpus) = (machine.cores(), machine.cpus());
     let of = match machine.cpu_quota_millis {

@@ -40,13 +40,12 @@ impl Plan {
             let all: u64 = files.iter().map(|file| file.bytes).sum();
             step("verify_digest", format!("read {} and compare", bytes(all)));
         }
-        step(
-            "devices",
-            match engine.devices() {
-                [] => "the CPU".into(),
-                _ => format!("{} layers on {}", engine.n_gpu_layers(), engine.device_mask()),
-            },
-        );
+        let devices = match engine.devices() {
+            [] => "the CPU".into(),
+            _ => format!("{} layers on {}", engine.n_gpu_layers(), engine.device_mask()),
+        };
+        let kernels = engine.cpu_level().map_or(String::new(), |level| format!(", CPU kernels of level {level}"));
+        step("devices", devices + &kernels);
         for adjusted in engine.adjustments() {
             step("memory", adjusted.clone());
         }

@@ -4,6 +4,7 @@ use crate::build_info::build_info;
 use crate::crash::CrashReason;
 use crate::event::{Failed, Finished, Started, Token};
 use crate::isolation::confine::{Confinement, ConfinementReport};
+use crate::native::cpu_level;
 use crate::request::Request;
 use crate::status::Status;
 use crate::worker::{Measured, PlaceMemory, SnapshotHead};
@@ -136,6 +137,7 @@ pub(super) struct Build {
     llamapen: String,
     engine_digest: String,
     features: Vec<String>,
+    cpu_level: Option<String>,
 }
 
 impl Build {
@@ -145,15 +147,18 @@ impl Build {
             llamapen: build.llamapen_version.into(),
             engine_digest: build.engine_digest.into(),
             features: build.features.iter().map(|&feature| feature.into()).collect(),
+            cpu_level: cpu_level(),
         }
     }
 
     /// How the other side differs; `None`: it does not.
     pub(super) fn differs(&self, other: &Self) -> Option<String> {
+        let level = |build: &Self| build.cpu_level.clone().unwrap_or_default();
         let pairs = [
             ("version", self.llamapen.clone(), other.llamapen.clone()),
             ("engine digest", self.engine_digest.clone(), other.engine_digest.clone()),
             ("features", self.features.join(" "), other.features.join(" ")),
+            ("level of CPU kernels", level(self), level(other)),
         ];
         let (what, ours, theirs) = pairs.into_iter().find(|(_, ours, theirs)| ours != theirs)?;
         Some(format!("the worker program is of another build: its {what} is \"{theirs}\", the host's \"{ours}\""))
@@ -172,6 +177,7 @@ mod tests {
             (Build { llamapen: "0.0.1".into(), ..ours.clone() }, "version"),
             (Build { engine_digest: "sha256:0".into(), ..ours.clone() }, "engine digest"),
             (Build { features: vec!["other".into()], ..ours.clone() }, "features"),
+            (Build { cpu_level: Some("other".into()), ..ours.clone() }, "level of CPU kernels"),
         ] {
             let text = ours.differs(&other).unwrap();
             assert!(text.contains(&format!("its {what} is")), "{text}");

@@ -40,6 +40,8 @@ pub(crate) struct Demand {
     pub draft_max: u32,
     pub use_mmap: bool,
     pub use_repack: bool,
+    /// Instruction sets that the CPU kernels use.
+    pub cpu_features: &'static [&'static str],
 }
 
 /// The place that is no device.

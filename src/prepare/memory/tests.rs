@@ -2,6 +2,8 @@
 
 use super::compute::MIRRORED;
 use super::{Demand, MemoryPlan, PlacePlan, on_host};
+use crate::build_info::build_info;
+use crate::machine::MachineSnapshot;
 use crate::model::{GgmlType, Header, tiny_models};
 use crate::native::{Context, ContextParams, LoadParams, MemoryUse, Model, init_backend};
 use std::collections::BTreeSet;
@@ -25,6 +27,7 @@ fn demands() -> Vec<(&'static str, Demand)> {
         draft_max: 0,
         use_mmap: true,
         use_repack: true,
+        cpu_features: MachineSnapshot::observe_host().kernel_features(&build_info()).unwrap(),
     };
     vec![
         ("base", base.clone()),

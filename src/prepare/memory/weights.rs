@@ -1,10 +1,9 @@
 //! Where the weights lie: mapped from the file, or in buffers of their own because they are read or repacked.
 //!
 //! Weights of some types are rearranged for faster kernels (`native/kernels`, ggml's `ggml-cpu/repack.cpp`, `ggml-cpu/amx`); those
-//! leave the mapping for a buffer. Which types it does that for depends on the instruction sets of the build.
+//! leave the mapping for a buffer. Which types it does that for depends on the instruction sets of the kernels.
 
 use super::Demand;
-use crate::build_info::build_info;
 use crate::model::{GgmlType, Gguf, Header, TensorInfo};
 
 /// ggml's `TENSOR_ALIGNMENT`.
@@ -20,7 +19,7 @@ pub(super) struct Weights {
 
 /// Of those that `stay`; the output layer has a copy of the embeddings where it has nothing else, if it stays.
 pub(super) fn on_host(model: &Header, demand: &Demand, stays: impl Fn(&TensorInfo) -> bool, output: bool) -> Weights {
-    let kernels = Kernels::of(demand.use_repack);
+    let kernels = Kernels::of(demand.use_repack, demand.cpu_features);
     let mut weights = Weights::default();
     for part in model.parts() {
         let (mut first, mut end, mut copied) = (u64::MAX, 0, 0);
@@ -65,10 +64,10 @@ fn is_multiplied_with(tensor: &TensorInfo) -> bool {
     rank == if tensor.name.contains("_exps.") { 3 } else { 2 }
 }
 
-/// Of the matrices on the CPU: the share that has no kernel for several tokens at a time in this build, and of which type most of
-/// that is. `None`: all have one.
-pub(crate) fn without_fast_kernels(model: &Header, use_repack: bool) -> Option<(f64, GgmlType)> {
-    let kernels = Kernels::of(use_repack);
+/// Of the matrices on the CPU: the share that has no kernel for several tokens at a time with these instruction sets, and of which type
+/// most of that is. `None`: all have one.
+pub(crate) fn without_fast_kernels(model: &Header, use_repack: bool, cpu_features: &[&str]) -> Option<(f64, GgmlType)> {
+    let kernels = Kernels::of(use_repack, cpu_features);
     let matrices: Vec<_> = model.tensors().filter(|tensor| is_multiplied_with(tensor)).collect();
     let bytes = |of: &dyn Fn(&TensorInfo) -> bool| -> u64 {
         matrices.iter().filter(|matrix| of(matrix)).map(|matrix| matrix.bytes).sum()
@@ -90,8 +89,8 @@ struct Kernels {
 }
 
 impl Kernels {
-    fn of(repack: bool) -> Self {
-        let has = |name: &str| build_info().cpu_features.contains(&name);
+    fn of(repack: bool, cpu_features: &[&str]) -> Self {
+        let has = |name: &str| cpu_features.contains(&name);
         Self {
             repack,
             avx2: has("AVX2"),
