@@ -642,6 +642,10 @@ int32_t llamapen_supervisor_reset_breaker(const struct llamapen_supervisor *supe
  * there may be more), "message", "at_ms" since the start, "exit": null, or of a child process {"pid", "how", "rss_bytes",
  * "output" (the last lines that it printed)}}.
  *
+ * "load_phases": null, or where the time of the load went that workers share who are threads: {"header_ms", "mapping_ms" (a file that
+ * is not in the page cache is read here, if "use_mmap"), "weights_ms" (copied, repacked, uploaded)}. "start_phases" of each worker:
+ * null until it is ready, then {"load": null, or the same of a process, which loads for itself, "context_ms", "warm_up_ms"}.
+ *
  * "isolation": where workers are started now ("thread", "process"), "tainted": whether a memory fault was contained, "taint":
  * what follows one. "process" of each worker: null, or once it has loaded {"pid", "rss_bytes", "confinement": {"landlock" and "seccomp"
  * ("off", {"on": form} or {"missing": why}), "no_new_privs", "dumpable", "memory", "cpus", "nice", "oom_score_adj"}}.
@@ -653,7 +657,7 @@ int32_t llamapen_supervisor_health_json(const struct llamapen_supervisor *superv
 /**
  * What was counted since the start, as JSON: "requests" ("accepted_total", "rejected_total" and "failed_total" by status,
  * "finished_total" by reason, "cancelled_total", "resumed_total"), "queue_depth", "queue_depth_by_priority",
- * "leases", "snapshot_bytes", "load_ms", "vram_used_bytes" (0 where no GPU computes),
+ * "leases", "snapshot_bytes", "load_ms", "load_phases" (and "start_phases" of workers, as in the health), "vram_used_bytes" (0 where no GPU computes),
  * "last_error" and "last_error_status", and per worker tokens, slots, restarts, crashes by reason, memory and histograms of
  * times and batch sizes. Waits for no decode. Freed with llamapen_string_free.
  */

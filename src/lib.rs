@@ -101,7 +101,7 @@ pub use supervisor::{
     SelfTestReport, SelfTestStatus, SelfTestStep, State, Supervisor, WorkerHealth,
 };
 pub use telemetry::{Histogram, Metrics, RequestCounts, RunRecord, WorkerMetrics};
-pub use worker::{PlaceMemory, WorkerProcess};
+pub use worker::{LoadPhases, PlaceMemory, StartPhases, WorkerProcess};
 pub use worker_main::worker_main_if_child;
 
 /// The real model that unit tests run: `LLAMAPEN_TEST_MODEL`, which `make test` sets.

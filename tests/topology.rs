@@ -2,7 +2,7 @@
 
 mod support;
 
-use llamapen::{EngineConfig, Event, Supervisor, TokenStream};
+use llamapen::{EngineConfig, Event, LoadPhases, State, Supervisor, TokenStream};
 
 /// For two streams, with a worker each; and with all cores, where there are two.
 fn engine() -> EngineConfig {
@@ -66,6 +66,38 @@ fn one_has_all_cores_and_two_have_a_share_each() {
         assert_eq!(&std::iter::once(first).chain(rest).collect::<Vec<_>>(), alone, "as when it was alone");
     }
     support::eventually("all threads again", || threads(&supervisor) == all);
+}
+
+/// Threads share one load: the second one costs its context. A process loads for itself.
+#[test]
+fn weights_are_loaded_once_for_all_threads_and_by_each_process() {
+    let supervisor = support::start(&engine());
+    support::eventually("both are ready", || supervisor.health().unwrap().state == State::Ready);
+    let health = supervisor.health().unwrap();
+    let starts: Vec<_> = health.workers.iter().map(|worker| worker.start_phases.unwrap()).collect();
+    assert!(starts.iter().all(|start| start.context_ms > 0.0 && start.warm_up_ms > 0.0), "{starts:?}");
+    let loads: Vec<LoadPhases> =
+        health.load_phases.into_iter().chain(starts.iter().filter_map(|start| start.load)).collect();
+    assert_eq!(
+        (health.load_phases.is_none(), loads.len()),
+        if support::in_processes() { (true, 2) } else { (false, 1) }
+    );
+    assert!(
+        loads.iter().all(|load| load.header_ms > 0.0 && load.mapping_ms > 0.0 && load.weights_ms > 0.0),
+        "{loads:?}"
+    );
+    if let Some(load) = health.load_phases {
+        let metrics = supervisor.metrics().unwrap();
+        let sum = load.header_ms + load.mapping_ms + load.weights_ms;
+        assert!(sum <= metrics.load_ms.unwrap(), "{load:?} in {:?}", metrics.load_ms);
+    }
+    let text = supervisor.metrics().unwrap().to_prometheus();
+    let samples = |name: &str, phase: &str| {
+        let phase = format!("phase=\"{phase}\"");
+        text.lines().filter(|line| line.starts_with(&format!("llamapen_{name}{{")) && line.contains(&phase)).count()
+    };
+    assert_eq!((samples("start_phase_ms", "context"), samples("start_phase_ms", "warm_up")), (2, 2), "{text}");
+    assert_eq!(samples("load_phase_ms", "weights") + samples("start_phase_ms", "weights"), loads.len(), "{text}");
 }
 
 #[test]

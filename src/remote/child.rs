@@ -104,8 +104,8 @@ fn begin(start: Start, host: &Arc<Host>) -> Result<Running, WorkerFault> {
             host.say_now(&ToHost::Loaded(report));
             #[cfg(feature = "fault-injection")]
             crate::supervisor::arm_worker(fault, restarts);
-            let life = state.begin_life();
-            let worker = Worker { index: 0, model, prepared, queue, state, life, snapshots, max_stall };
+            let (life, load) = (state.begin_life(), Some(model.times().into()));
+            let worker = Worker { index: 0, model, prepared, queue, state, life, load, snapshots, max_stall };
             worker.run(|| host.say_now(&ToHost::Ready))
         }
     };

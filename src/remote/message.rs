@@ -6,7 +6,7 @@ use crate::event::{Failed, Finished, Started, Token};
 use crate::isolation::confine::{Confinement, ConfinementReport};
 use crate::request::Request;
 use crate::status::Status;
-use crate::worker::{Measured, PlaceMemory, SnapshotHead};
+use crate::worker::{Measured, PlaceMemory, SnapshotHead, StartPhases};
 use serde::{Deserialize, Serialize};
 
 /// What the host tells a child.
@@ -68,6 +68,8 @@ pub(super) enum ToHost {
     Kept(u64, u64),
     /// What the engine allocated.
     Memory(Vec<PlaceMemory>),
+    /// How long its start took.
+    Started(StartPhases),
     Measured(Measured),
     /// The engine was called once.
     Decoded {

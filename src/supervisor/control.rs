@@ -222,7 +222,9 @@ impl Control {
             memory.iter().filter(|place| (place.place != HOST) == on_gpu).map(|place| place.allocated_bytes).sum()
         };
         let (memory_bytes, vram_used_bytes) = (bytes(false), bytes(true));
-        log_worker!(info, self, i, memory_bytes, vram_used_bytes, "worker ready");
+        let start = state.start_phases();
+        let (context_ms, warm_up_ms) = (start.map(|start| start.context_ms), start.map(|start| start.warm_up_ms));
+        log_worker!(info, self, i, memory_bytes, vram_used_bytes, context_ms, warm_up_ms, "worker ready");
     }
 
     pub(super) fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, Death>) {

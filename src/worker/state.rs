@@ -1,6 +1,6 @@
 //! What others may know of a worker while it decodes. Nothing here is locked during a decode.
 
-use super::{Cores, Measured, PlaceMemory};
+use super::{Cores, Measured, PlaceMemory, StartPhases};
 use crate::crash::Crash;
 use crate::heartbeat::Heartbeat;
 use crate::isolation::confine::ConfinementReport;
@@ -48,6 +48,7 @@ pub(crate) struct WorkerState {
     ready: AtomicBool,
     restarts: AtomicU32,
     memory: Mutex<Vec<PlaceMemory>>,
+    start_phases: Mutex<Option<StartPhases>>,
     prefill_piece: AtomicU32,
     draft_max: AtomicU32,
     kv_used: AtomicU64,
@@ -75,6 +76,7 @@ impl WorkerState {
             ready: AtomicBool::new(false),
             restarts: AtomicU32::new(0),
             memory: Mutex::default(),
+            start_phases: Mutex::default(),
             prefill_piece: AtomicU32::new(0),
             draft_max: AtomicU32::new(0),
             kv_used: AtomicU64::new(0),
@@ -185,6 +187,18 @@ impl WorkerState {
         *self.memory.lock() = places;
     }
 
+    /// Where the time of its start went; `None` until it is ready.
+    pub(crate) fn start_phases(&self) -> Option<StartPhases> {
+        *self.start_phases.lock()
+    }
+
+    pub(crate) fn set_start_phases(&self, phases: Option<StartPhases>) {
+        if let (Some(host), Some(phases)) = (&self.host, phases) {
+            host.started(phases);
+        }
+        *self.start_phases.lock() = phases;
+    }
+
     /// Tokens of a prompt that are decoded at a time; 0 before that is known.
     pub(crate) fn prefill_piece(&self) -> u32 {
         self.prefill_piece.load(Ordering::Relaxed)
@@ -242,6 +256,7 @@ impl WorkerState {
     /// Its context is gone, and no successor follows soon.
     pub(crate) fn unloaded(&self) {
         self.set_memory(vec![]);
+        self.set_start_phases(None);
         self.set_kept(0, 0);
         self.prefill_piece.store(0, Ordering::Relaxed);
         self.draft_max.store(0, Ordering::Relaxed);
@@ -250,6 +265,7 @@ impl WorkerState {
     /// What is known of the process that is this worker's from now on.
     pub(crate) fn follows(&self, spare: &Self) {
         self.set_memory(spare.memory());
+        self.set_start_phases(spare.start_phases());
         if let Some(measured) = spare.measured() {
             self.set_measured(measured);
         }
@@ -316,6 +332,7 @@ impl WorkerState {
     pub(crate) fn begin_life(&self) -> u64 {
         // A cancel may have met one that was dead already.
         self.piece_is_over();
+        self.set_start_phases(None);
         let mut running = self.running.lock();
         running.life += 1;
         running.life
