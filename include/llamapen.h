@@ -437,6 +437,11 @@ int32_t llamapen_config_from_flags(const char *const *flags,
  *   "n_ubatch"         tokens per micro-batch, 1 to 4096 and at least one per slot; 256, and 512 on GPUs.
  *   "streams"          requests that are expected to run at a time, 1 to 64: chooses "workers" and "slots" where they are left
  *                      out. On the CPU a worker for each, at most 4 and no more than cores, which share the cores; 1.
+ *   "tuning"           what workers, slots and micro-batches are chosen for where they are left out: "latency" (one worker, all
+ *                      cores for each token, small micro-batches), "throughput" (large ones, workers where they gain by an
+ *                      estimate; 8 streams if nobody says how many), or "auto": as measured while nothing runs, half a second
+ *                      in all; see "calibration" of the health. By default as "streams" says.
+ *   "tuning_cache"     with "auto": a folder in which what was measured is kept for the next start; none.
  *   "threads"          compute threads, of all workers together with "share_threads", else of each; the cores that this process
  *                      may use, in the second case divided by workers.
  *   "share_threads"    true: a worker that is alone computes with all threads, several with a share each, as many as have
@@ -645,6 +650,10 @@ int32_t llamapen_supervisor_reset_breaker(const struct llamapen_supervisor *supe
  * "load_phases": null, or where the time of the load went that workers share who are threads: {"header_ms", "mapping_ms" (a file that
  * is not in the page cache is read here, if "use_mmap"), "weights_ms" (copied, repacked, uploaded)}. "start_phases" of each worker:
  * null until it is ready, then {"load": null, or the same of a process, which loads for itself, "context_ms", "warm_up_ms"}.
+ *
+ * "calibration": null, or with "tuning": "auto" and several workers {"state" (PENDING, RUNNING, DONE, GIVEN_UP), "from_cache",
+ * "rates": [{"workers" side by side, "streams" of each, "step_us" until each has a token}], "spread": over how many workers 1, 2, 3
+ * and more requests are spread, empty until it is done}.
  *
  * "isolation": where workers are started now ("thread", "process"), "tainted": whether a memory fault was contained, "taint":
  * what follows one. "process" of each worker: null, or once it has loaded {"pid", "rss_bytes", "confinement": {"landlock" and "seccomp"

@@ -100,6 +100,10 @@ class Supervisor:
         worker: ``None`` until it is ready, then ``load`` (``None``, or the same of a process, which loads for itself), ``context_ms``,
         ``warm_up_ms``.
 
+        ``calibration``: ``None``, or with ``tuning="auto"`` and several workers ``state`` (PENDING, RUNNING, DONE, GIVEN_UP), ``from_cache``,
+        ``rates`` (of ``workers`` side by side with ``streams`` each: ``step_us`` until each stream has a token) and ``spread``: over how many
+        workers 1, 2, 3 and more requests are spread, empty until it is done.
+
         ``process`` of each: ``None`` for a thread, or once it has loaded ``pid``, ``rss_bytes`` and ``confinement``: ``landlock`` and
         ``seccomp`` (``"off"``, ``{"on": form}`` or ``{"missing": why}``), ``no_new_privs``, ``dumpable``, ``memory``, ``cpus``,
         ``nice``, ``oom_score_adj``."""

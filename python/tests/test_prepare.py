@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import tempfile
+import time
 import types
 import unittest
 from pathlib import Path
@@ -42,6 +43,27 @@ class Prepare(unittest.TestCase):
         self.assertEqual(engine.share_threads, cores > 1)
         engine = llamapen.prepare(support.model(), n_ctx=512, streams=4, share_threads=False)
         self.assertFalse(engine.share_threads)
+
+    def test_tuning_chooses_what_they_are_for(self):
+        tuned = lambda tuning, **more: llamapen.prepare(support.model(), n_ctx=512, streams=4, tuning=tuning, **more)
+        engine = tuned("latency")
+        self.assertEqual((engine.workers, engine.slots, engine.n_ubatch), (1, 4, 64))
+        self.assertIn("latency", engine.topology)
+        with self.assertRaisesRegex(llamapen.InvalidParams, "unknown variant `fast`"):
+            tuned("fast")
+        with self.assertRaisesRegex(llamapen.InvalidParams, "^.*tuning: latency is one worker"):
+            tuned("latency", workers=2)
+        with tempfile.TemporaryDirectory() as folder:
+            engine = tuned("auto", tuning_cache=Path(folder))
+            with llamapen.Supervisor(engine) as supervisor:
+                supervisor.wait_ready(60)
+                until = time.monotonic() + 60
+                while (found := supervisor.health()["calibration"]) and found["state"] != "DONE":
+                    self.assertLess(time.monotonic(), until)
+                    time.sleep(0.01)
+                if engine.workers > 1:
+                    self.assertEqual(len(found["spread"]), engine.workers * engine.slots)
+                    self.assertTrue(llamapen.prepare(support.model(), n_ctx=512, streams=4, tuning="auto", tuning_cache=folder).topology.endswith("measured before"))
 
     def test_a_round_trip_keeps_every_byte(self):
         engine = support.engine()

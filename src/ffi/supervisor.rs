@@ -146,6 +146,10 @@ pub unsafe extern "C" fn llamapen_supervisor_reset_breaker(
 /// is not in the page cache is read here, if "use_mmap"), "weights_ms" (copied, repacked, uploaded)}. "start_phases" of each worker:
 /// null until it is ready, then {"load": null, or the same of a process, which loads for itself, "context_ms", "warm_up_ms"}.
 ///
+/// "calibration": null, or with "tuning": "auto" and several workers {"state" (PENDING, RUNNING, DONE, GIVEN_UP), "from_cache",
+/// "rates": [{"workers" side by side, "streams" of each, "step_us" until each has a token}], "spread": over how many workers 1, 2, 3
+/// and more requests are spread, empty until it is done}.
+///
 /// "isolation": where workers are started now ("thread", "process"), "tainted": whether a memory fault was contained, "taint":
 /// what follows one. "process" of each worker: null, or once it has loaded {"pid", "rss_bytes", "confinement": {"landlock" and "seccomp"
 /// ("off", {"on": form} or {"missing": why}), "no_new_privs", "dumpable", "memory", "cpus", "nice", "oom_score_adj"}}.

@@ -3,9 +3,10 @@
 use super::choose::Choices;
 use super::files::{FileIdentity, Found};
 use super::memory::MemoryPlan;
+use super::rates::Rates;
 use super::{decide, in_names};
 use crate::build_info::build_info;
-use crate::config::{EngineConfig, Isolation, KvType, from_json};
+use crate::config::{EngineConfig, Isolation, KvType, Tuning, from_json};
 use crate::device::{DeviceMask, LayerSplit};
 use crate::error::{Error, Result};
 use crate::machine::MachineSnapshot;
@@ -39,6 +40,15 @@ pub struct PreparedEngine {
     isolation: Isolation,
     warm_spare: bool,
     slots: u32,
+    /// Why so many workers and slots.
+    topology: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tuning: Option<Tuning>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tuning_cache: Option<PathBuf>,
+    /// What supervisors measured before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rates: Option<Rates>,
     kv_type_k: KvType,
     kv_type_v: KvType,
     flash_attention: bool,
@@ -73,7 +83,13 @@ fn pool_of(model_id: &str) -> String {
 }
 
 impl PreparedEngine {
-    pub(super) fn new(config: &EngineConfig, machine: &MachineSnapshot, found: &Found, choices: Choices) -> Self {
+    pub(super) fn new(
+        config: &EngineConfig,
+        machine: &MachineSnapshot,
+        found: &Found,
+        choices: Choices,
+        rates: Option<Rates>,
+    ) -> Self {
         let build = build_info();
         let device_mask = match choices.devices.is_empty() {
             true => DeviceMask::None,
@@ -95,6 +111,10 @@ impl PreparedEngine {
             isolation: choices.isolation,
             warm_spare: config.warm_spare,
             slots: choices.slots,
+            topology: choices.topology,
+            tuning: config.tuning,
+            tuning_cache: config.tuning_cache.clone(),
+            rates,
             kv_type_k: choices.kv_type_k,
             kv_type_v: choices.kv_type_v,
             flash_attention: choices.flash_attention,
@@ -232,6 +252,34 @@ impl PreparedEngine {
         self.slots
     }
 
+    /// Why so many workers and slots, for people.
+    #[must_use]
+    pub fn topology(&self) -> &str {
+        &self.topology
+    }
+
+    /// What they were chosen for.
+    #[must_use]
+    pub fn tuning(&self) -> Option<Tuning> {
+        self.tuning
+    }
+
+    /// Folder in which supervisors keep what they measured.
+    #[must_use]
+    pub fn tuning_cache(&self) -> Option<&Path> {
+        self.tuning_cache.as_deref()
+    }
+
+    /// Whether a supervisor measures over how many workers requests are best spread.
+    pub(crate) fn is_to_be_measured(&self) -> bool {
+        self.tuning == Some(Tuning::Auto) && self.workers > 1 && self.devices.is_empty() && self.rates.is_none()
+    }
+
+    /// What supervisors measured before, if that was found.
+    pub(crate) fn rates(&self) -> Option<&Rates> {
+        self.rates.as_ref()
+    }
+
     /// Element types of the keys and the values in the KV cache.
     #[must_use]
     pub fn kv_types(&self) -> (KvType, KvType) {
@@ -352,6 +400,11 @@ impl PreparedEngine {
         &self.machine
     }
 
+    /// Version of this library that prepared it.
+    pub(super) fn llamapen_version(&self) -> &str {
+        &self.llamapen_version
+    }
+
     /// Version of llama.cpp it was prepared for.
     #[must_use]
     pub fn engine_version(&self) -> &str {
@@ -375,6 +428,8 @@ impl PreparedEngine {
         let mut other = other.clone();
         other.machine.clone_from(&self.machine);
         other.adjustments.clone_from(&self.adjustments);
+        other.topology.clone_from(&self.topology);
+        other.rates.clone_from(&self.rates);
         // It follows from all else, but for what the machine has.
         other.memory.clone_from(&self.memory);
         *self == other
@@ -407,16 +462,17 @@ impl PreparedEngine {
             return changed(then);
         }
         let config = self.config();
-        let mut again = decide(&config, &self.machine, &found)?;
-        // What was reduced then is asked for now.
+        let mut again = decide(&config, &self.machine, &found, self.rates.as_ref())?;
+        // What was reduced or chosen then is asked for now.
         again.adjustments.clone_from(&self.adjustments);
+        again.topology.clone_from(&self.topology);
         if again != *self {
             return stale(format!("it is not what {} leads to", self.model().display()));
         }
         let here = MachineSnapshot::observe();
         if here != self.machine {
             let moved = |e: Error| Error::StaleEngine(format!("this machine is not the one it was prepared for: {e}"));
-            decide(&config, &here, &found).map_err(moved)?;
+            decide(&config, &here, &found, self.rates.as_ref()).map_err(moved)?;
         }
         Ok(())
     }
@@ -446,6 +502,7 @@ impl PreparedEngine {
             .with_mlock(self.use_mlock)
             .with_pool_id(&self.pool_id)
             .with_replica_id(self.replica_id);
+        (config.tuning, config.tuning_cache) = (self.tuning, self.tuning_cache.clone());
         config.digest.clone_from(&self.digest);
         config.memory_limit = self.memory_limit;
         config.seed = self.seed;

@@ -71,6 +71,10 @@ impl Host {
         self.say(&ToHost::Measured(measured));
     }
 
+    pub(super) fn step(&self, micros: Option<u64>) {
+        self.say_now(&ToHost::Step(micros));
+    }
+
     pub(crate) fn decoded(&self, tokens: usize, took: Duration) {
         self.say(&ToHost::Decoded { tokens: count(tokens), micros: micros(took) });
     }

@@ -6,6 +6,7 @@ use crate::event::{Failed, Finished, Started, Token};
 use crate::isolation::confine::{Confinement, ConfinementReport};
 use crate::request::Request;
 use crate::status::Status;
+use crate::supervisor::Measure;
 use crate::worker::{Measured, PlaceMemory, SnapshotHead, StartPhases};
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,12 @@ pub(super) enum ToChild {
     /// A request; the state of its snapshot goes along.
     Run(Box<Run>),
     /// The request has ended: its slot is to be freed.
-    Cancel { id: u64 },
+    Cancel {
+        id: u64,
+    },
+    /// It has nothing to do: to be measured, unless that is not wanted any more.
+    Measure(Measure),
+    StopMeasuring,
     /// It computes with so many threads from now on.
     Threads(u32),
     /// Ends a running decode, frees everything, and ends.
@@ -71,6 +77,8 @@ pub(super) enum ToHost {
     /// How long its start took.
     Started(StartPhases),
     Measured(Measured),
+    /// Microseconds of what was to be measured; `None`: it was not.
+    Step(Option<u64>),
     /// The engine was called once.
     Decoded {
         tokens: u32,

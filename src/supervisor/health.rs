@@ -1,5 +1,6 @@
 //! What a supervisor says of itself.
 
+use super::calibration::Calibration;
 use super::policy::BreakerState;
 use crate::config::{Isolation, TaintPolicy};
 use crate::crash::Crash;
@@ -65,6 +66,9 @@ pub struct Health {
     /// Where the time of the last load went that threads share; `None` before it is done, and where workers are processes: each
     /// loads for itself, see [`WorkerHealth::start_phases`].
     pub load_phases: Option<LoadPhases>,
+    /// What was measured to spread requests by; `None` but with [`Tuning::Auto`](crate::Tuning::Auto), where there are several
+    /// workers.
+    pub calibration: Option<Calibration>,
     /// Requests that wait for a slot.
     pub queue_depth: usize,
     /// The same by their priority.

@@ -3,7 +3,9 @@
 //! A channel would do for order and bound, but a cancelled request has to give its place back at once, and closing
 //! has to return what is left.
 
+mod errand;
 mod order;
+mod spread;
 
 use super::gate::Entry;
 use super::health::QueueDepths;
@@ -12,7 +14,9 @@ use crate::job::Job;
 use crate::request::Priority;
 use crate::sync::tried::{Condvar, Mutex};
 use crate::telemetry::Trace;
+pub(crate) use errand::{Errand, Measure};
 use order::Order;
+use spread::Spread;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,6 +41,11 @@ struct Inner {
     moved: bool,
     /// Workers that wait and are not busy.
     idle: Vec<u32>,
+    /// What workers are to measure while nothing waits and they have nothing.
+    errands: HashMap<u32, Errand>,
+    spread: Spread,
+    /// Since when a request is left to workers that have others.
+    left_since: Option<Instant>,
     /// How the texts began that each worker had last, see [`Job::beginning`](crate::job::Job::beginning).
     known: HashMap<u32, VecDeque<u64>>,
 }
@@ -45,6 +54,8 @@ struct Inner {
 pub(crate) enum Popped {
     /// A request, and how many were to be taken before it when it came.
     Job(Arc<Job>, u32),
+    /// Something to measure, for one that has no request.
+    Errand(Errand),
     Empty,
     Closed,
 }
@@ -55,19 +66,30 @@ pub(crate) struct Taker {
     pub worker: u32,
     /// Also one that may be what its worker died of, see `blame`; who runs one takes no other.
     pub suspects: bool,
-    /// It has others already: those that have none come first.
-    pub busy: bool,
+    /// How many it has already: those that have none come first, unless a calibration says otherwise.
+    pub running: u32,
+}
+
+impl Taker {
+    fn is_busy(self) -> bool {
+        self.running > 0
+    }
 }
 
 enum Next {
     Take(Arc<Job>, u32),
-    /// There is one, for another worker.
+    Errand(Errand),
+    /// There is one, for another worker that waits.
     Leave,
+    /// There is one, for a worker that has others, if such a one takes it until then.
+    LeaveToBusy(Instant),
     Nothing,
 }
 
 /// Beginnings that are remembered of each worker: about as many as it has in its slots or saved.
 const KNOWN: usize = 32;
+/// How long a request is left to workers that have others: such a one may take long for its turn, or be about to die.
+const LEFT_FOR: Duration = Duration::from_millis(300);
 
 pub(crate) enum PushError {
     /// To be pushed where requests go now.
@@ -87,6 +109,9 @@ impl Queue {
             held: false,
             moved: false,
             idle: vec![],
+            errands: HashMap::new(),
+            spread: Spread::default(),
+            left_since: None,
             known: HashMap::new(),
         };
         let (changed, changed_for_busy) = (Condvar::new(), Condvar::new());
@@ -109,6 +134,10 @@ impl Queue {
         job.events.trace(Trace::accepted);
         inner.waiting.push(priority, (job, position));
         self.notify_one(&inner);
+        let errands = std::mem::take(&mut inner.errands);
+        drop(inner);
+        // Outside the lock: whoever wants them is told.
+        drop(errands);
         Ok(dropped.map(|(job, _)| job))
     }
 
@@ -121,6 +150,19 @@ impl Queue {
         inner.again.push_back(job);
         self.notify_one(&inner);
         true
+    }
+
+    /// Has these workers measure something, each when it has nothing else to do; those of before are dropped.
+    pub(crate) fn measure(&self, errands: HashMap<u32, Errand>) {
+        let before = std::mem::replace(&mut self.inner.lock().errands, errands);
+        drop(before);
+        self.changed.notify_all();
+    }
+
+    /// From now on requests are spread over so many workers of `slots` slots: for 1, 2, 3 and more that run.
+    pub(crate) fn spread(&self, workers_for: Vec<u32>, slots: u32) {
+        self.inner.lock().spread.set(workers_for, slots);
+        self.notify_all();
     }
 
     /// Has one who waits look again: rather one who has nothing to do.
@@ -151,19 +193,25 @@ impl Queue {
             if inner.held || inner.entry == Entry::Closed {
                 return Popped::Closed;
             }
+            let mut until = deadline;
             match inner.next_for(by) {
                 Next::Take(job, position) => return Popped::Job(job, position),
+                Next::Errand(errand) => return Popped::Errand(errand),
                 Next::Leave => self.changed.notify_all(),
+                Next::LeaveToBusy(patience) => {
+                    until = deadline.min(patience);
+                    self.changed_for_busy.notify_all();
+                }
                 Next::Nothing => {}
             }
             if timed_out {
                 return Popped::Empty;
             }
-            timed_out = match by.busy {
+            timed_out = match by.is_busy() {
                 true => self.changed_for_busy.wait_until(&mut inner, deadline),
                 false => {
                     inner.idle.push(by.worker);
-                    let timed_out = self.changed.wait_until(&mut inner, deadline);
+                    let timed_out = self.changed.wait_until(&mut inner, until) && until == deadline;
                     if let Some(at) = inner.idle.iter().position(|worker| *worker == by.worker) {
                         inner.idle.swap_remove(at);
                     }
@@ -175,7 +223,11 @@ impl Queue {
 
     /// The worker has died: it knows nothing any more.
     pub(crate) fn forget(&self, worker: u32) {
-        self.inner.lock().known.remove(&worker);
+        let mut inner = self.inner.lock();
+        inner.known.remove(&worker);
+        inner.spread.has(worker, 0);
+        // What it was left is for others.
+        self.notify_all();
     }
 
     /// Whether workers are to go home, as [`pop`](Self::pop) says it.
@@ -273,15 +325,21 @@ impl Queue {
 impl Inner {
     /// What a worker is to take: idle ones before busy ones, and of several idle ones the one that knows how it begins.
     fn next_for(&mut self, by: Taker) -> Next {
+        self.spread.has(by.worker, by.running);
         // Looked at before each token of a busy worker: nobody is to be woken for nothing.
         if self.again.is_empty() && self.waiting.len() == 0 {
-            return Next::Nothing;
+            self.left_since = None;
+            let errand = (!by.is_busy()).then(|| self.errands.remove(&by.worker)).flatten();
+            return errand.map_or(Next::Nothing, Next::Errand);
         }
+        let for_busy = self.is_for_busy();
         let of_again = self.again.iter().position(|job| by.suspects || !job.part().is_suspect());
-        if by.busy && self.again.len() + self.waiting.len() <= self.idle.len() && of_again.is_none() {
+        let few = self.again.len() + self.waiting.len() <= self.idle.len();
+        if by.is_busy() && few && for_busy.is_none() && of_again.is_none() {
             return Next::Leave;
         }
         if let Some(job) = of_again.and_then(|at| self.again.remove(at)) {
+            self.spread.takes(by.worker);
             return Next::Take(job, 0);
         }
         let Some((job, _)) = self.waiting.peek() else { return Next::Nothing };
@@ -289,12 +347,29 @@ impl Inner {
         if !self.knows(by.worker, beginning) && self.idle.iter().any(|idle| self.knows(*idle, beginning)) {
             return Next::Leave;
         }
+        if let Some(patience) = for_busy
+            && !by.is_busy()
+            && !self.knows(by.worker, beginning)
+        {
+            return Next::LeaveToBusy(patience);
+        }
         let Some((job, position)) = self.waiting.pop() else { return Next::Nothing };
+        self.left_since = None;
+        self.spread.takes(by.worker);
         let known = self.known.entry(by.worker).or_default();
         known.retain(|other| *other != beginning);
         known.push_front(beginning);
         known.truncate(KNOWN);
         Next::Take(job, position)
+    }
+
+    /// Until when the next request is for a worker that has others, if it is.
+    fn is_for_busy(&mut self) -> Option<Instant> {
+        if !self.spread.is_for_busy() {
+            return None;
+        }
+        let patience = *self.left_since.get_or_insert_with(Instant::now) + LEFT_FOR;
+        (Instant::now() < patience).then_some(patience)
     }
 
     fn knows(&self, worker: u32, beginning: u64) -> bool {
@@ -324,12 +399,12 @@ mod tests {
     }
 
     fn taker(suspects: bool) -> Taker {
-        Taker { worker: 0, suspects, busy: false }
+        Taker { worker: 0, suspects, running: 0 }
     }
 
     /// What a worker gets without waiting.
     fn taken(queue: &Queue, worker: u32, busy: bool) -> Option<u64> {
-        match queue.pop(Duration::ZERO, Taker { worker, suspects: true, busy }) {
+        match queue.pop(Duration::ZERO, Taker { worker, suspects: true, running: busy.into() }) {
             Popped::Job(job, _) => Some(job.id),
             _ => None,
         }
@@ -340,7 +415,7 @@ mod tests {
         let before = queue.inner.lock().idle.len();
         let waits = std::thread::spawn({
             let queue = queue.clone();
-            move || match queue.pop(Duration::from_secs(60), Taker { worker, suspects: true, busy: false }) {
+            move || match queue.pop(Duration::from_secs(60), Taker { worker, suspects: true, running: 0 }) {
                 Popped::Job(job, _) => Some(job.id),
                 _ => None,
             }
@@ -364,10 +439,55 @@ mod tests {
         assert_eq!(taken(&queue, 0, true), None, "the last one is for who waits");
         assert_eq!(idle.join().unwrap(), Some(2), "who was told of it");
         let idle = waiting(&queue, 1);
-        let nothing = queue.inner.lock().next_for(Taker { busy: true, ..taker(true) });
+        let nothing = queue.inner.lock().next_for(Taker { running: 1, ..taker(true) });
         assert!(matches!(nothing, Next::Nothing), "nobody is woken for nothing");
         queue.close();
         assert_eq!(idle.join().unwrap(), None);
+    }
+
+    #[test]
+    fn once_measured_requests_share_a_worker_and_wait_for_it_a_while() {
+        let queue = Arc::new(Queue::new(9, QueueFullPolicy::Reject));
+        queue.spread(vec![1; 8], 4);
+        let push = |id| assert!(queue.push(job_of(&queue, id, &format!("{id}")), false).is_ok());
+        push(1);
+        assert_eq!(taken(&queue, 0, false), Some(1));
+        let idle = waiting(&queue, 1);
+        push(2);
+        assert_eq!(taken(&queue, 0, true), Some(2), "beside the first");
+        // It takes too long, or dies.
+        push(3);
+        assert_eq!(idle.join().unwrap(), Some(3));
+        let idle = waiting(&queue, 1);
+        push(4);
+        queue.forget(0);
+        assert_eq!(idle.join().unwrap(), Some(4));
+    }
+
+    #[test]
+    fn errands_are_for_who_has_nothing_to_do_and_requests_end_them() {
+        let queue = Arc::new(Queue::new(9, QueueFullPolicy::Reject));
+        let (told, tell) = crossbeam_channel::unbounded();
+        let errands = || {
+            let wanted = Arc::new(std::sync::atomic::AtomicBool::new(true));
+            let errand = |worker: u32| {
+                let told = told.clone();
+                let done = Box::new(move |micros| told.send((worker, micros)).unwrap());
+                (worker, Errand::new(Measure { streams: 1, threads: 1 }, wanted.clone(), done))
+            };
+            queue.measure((0..2).map(errand).collect());
+        };
+        let pop = |worker, running| queue.pop(Duration::ZERO, Taker { worker, suspects: true, running });
+        errands();
+        assert!(matches!(pop(0, 1), Popped::Empty), "it has a request");
+        let Popped::Errand(errand) = pop(0, 0) else { panic!("none") };
+        assert!(matches!(pop(0, 0), Popped::Empty), "once");
+        errand.answer(Some(5));
+        assert_eq!(tell.try_recv(), Ok((0, Some(5))));
+        assert!(queue.push(job(&queue, 1), false).is_ok());
+        assert_eq!(tell.try_recv(), Ok((1, None)), "whoever wanted it is told");
+        errands();
+        assert!(matches!(pop(1, 0), Popped::Job(..)), "requests come first");
     }
 
     #[test]
@@ -451,7 +571,7 @@ mod tests {
         let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
         let waits = |busy| {
             let queue = queue.clone();
-            let by = Taker { busy, ..taker(true) };
+            let by = Taker { running: u32::from(busy), ..taker(true) };
             std::thread::spawn(move || match queue.pop(Duration::from_secs(60), by) {
                 Popped::Job(job, _) => Some(job.id),
                 _ => None,

@@ -310,9 +310,11 @@ impl Control {
             return;
         }
         let mut threads = false;
-        for (body, state) in self.workers.iter().zip(&self.shared.workers) {
+        for ((body, state), i) in self.workers.iter().zip(&self.shared.workers).zip(0..) {
             if let Some(Body::Domain(_)) = body {
                 state.retire(true);
+                // It looks for nothing more.
+                self.shared.queue.forget(i);
                 threads = true;
             }
         }

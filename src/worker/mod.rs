@@ -12,6 +12,7 @@ mod exact;
 mod fault;
 mod load;
 mod logprobs;
+mod measure;
 mod memory;
 mod pace;
 mod phases;

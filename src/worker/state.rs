@@ -1,5 +1,6 @@
 //! What others may know of a worker while it decodes. Nothing here is locked during a decode.
 
+use super::measure::Measuring;
 use super::{Cores, Measured, PlaceMemory, StartPhases};
 use crate::crash::Crash;
 use crate::heartbeat::Heartbeat;
@@ -57,6 +58,7 @@ pub(crate) struct WorkerState {
     running: Mutex<RunningJobs>,
     cores: Arc<Cores>,
     measured: Mutex<Option<Measured>>,
+    measuring: Mutex<Measuring>,
     /// In a child process: what is said here is the host's.
     host: Option<Arc<Host>>,
     /// It takes nothing more, and ends when what it has has ended.
@@ -85,6 +87,7 @@ impl WorkerState {
             running: Mutex::default(),
             cores,
             measured: Mutex::new(None),
+            measuring: Mutex::default(),
             host: None,
             retired: AtomicBool::new(false),
             loading: AtomicBool::new(false),
@@ -113,8 +116,18 @@ impl WorkerState {
         }
     }
 
+    /// Whether somebody measures in it, and who.
+    pub(super) fn measuring(&self) -> &Mutex<Measuring> {
+        &self.measuring
+    }
+
+    /// It is ready, stays so, and runs nothing.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !self.is_retired() && self.active() == 0
+    }
+
     /// It computes without having a request, or has done so.
-    pub(super) fn tries(&self, life: u64, tries: bool) {
+    pub(crate) fn tries(&self, life: u64, tries: bool) {
         let mut running = self.running.lock();
         if running.life == life {
             running.tries = tries;
@@ -331,6 +344,7 @@ impl WorkerState {
     /// The number of the life that begins.
     pub(crate) fn begin_life(&self) -> u64 {
         // A cancel may have met one that was dead already.
+        *self.measuring.lock() = Measuring::Nobody;
         self.piece_is_over();
         self.set_start_phases(None);
         let mut running = self.running.lock();
