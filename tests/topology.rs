@@ -179,7 +179,9 @@ fn a_request_ends_calibrating_and_its_tokens_are_the_same() {
         let state = || calibration(&supervisor).state;
         support::eventually("it measures", || state() != CalibrationState::Pending);
         met += u32::from(state() == CalibrationState::Running);
-        let (tokens, _, cached) = read(ask(&supervisor, seed));
+        let stream = ask(&supervisor, seed);
+        assert_ne!(state(), CalibrationState::Running, "it goes on");
+        let (tokens, _, cached) = read(stream);
         assert_eq!((&tokens, cached), (expected, 0));
     }
     assert!(met > 0, "it was never met");

@@ -54,7 +54,6 @@ class PreparedEngine:
     isolation = _Decided[str]("Where workers run: ``thread`` (of this process) or ``process`` (each a child process).")
     warm_spare = _Decided[bool]("Whether one loaded child process more is kept in reserve.")
     slots = _Decided[int]("Slots per worker.")
-    topology = _Decided[str]("Why so many workers and slots.")
     kv_type_k = _Decided[str]("Element type of the keys in the KV cache.")
     kv_type_v = _Decided[str]("Element type of the values in the KV cache.")
     flash_attention = _Decided[bool]("Whether flash attention is used.")

@@ -40,8 +40,6 @@ pub struct PreparedEngine {
     isolation: Isolation,
     warm_spare: bool,
     slots: u32,
-    /// Why so many workers and slots.
-    topology: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tuning: Option<Tuning>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,7 +109,6 @@ impl PreparedEngine {
             isolation: choices.isolation,
             warm_spare: config.warm_spare,
             slots: choices.slots,
-            topology: choices.topology,
             tuning: config.tuning,
             tuning_cache: config.tuning_cache.clone(),
             rates,
@@ -252,13 +249,7 @@ impl PreparedEngine {
         self.slots
     }
 
-    /// Why so many workers and slots, for people.
-    #[must_use]
-    pub fn topology(&self) -> &str {
-        &self.topology
-    }
-
-    /// What they were chosen for.
+    /// What workers, slots and micro-batches were chosen for.
     #[must_use]
     pub fn tuning(&self) -> Option<Tuning> {
         self.tuning
@@ -428,7 +419,6 @@ impl PreparedEngine {
         let mut other = other.clone();
         other.machine.clone_from(&self.machine);
         other.adjustments.clone_from(&self.adjustments);
-        other.topology.clone_from(&self.topology);
         other.rates.clone_from(&self.rates);
         // It follows from all else, but for what the machine has.
         other.memory.clone_from(&self.memory);
@@ -463,9 +453,8 @@ impl PreparedEngine {
         }
         let config = self.config();
         let mut again = decide(&config, &self.machine, &found, self.rates.as_ref())?;
-        // What was reduced or chosen then is asked for now.
+        // What was reduced then is asked for now.
         again.adjustments.clone_from(&self.adjustments);
-        again.topology.clone_from(&self.topology);
         if again != *self {
             return stale(format!("it is not what {} leads to", self.model().display()));
         }

@@ -122,7 +122,7 @@ pub fn prepare_with(
 ) -> Result<PreparedEngine> {
     check_names(config)?;
     let found = options.locate(config)?;
-    let engine = decide_as_measured(config, machine, &found)?;
+    let (engine, _) = decide_as_measured(config, machine, &found)?;
     // Last, because it takes longest.
     options.verify(config, &found)?;
     Ok(engine)
@@ -151,7 +151,8 @@ pub fn plan_on(config: &EngineConfig, machine: &MachineSnapshot) -> Result<Plan>
 pub fn plan_with(config: &EngineConfig, machine: &MachineSnapshot, options: &PrepareOptions<'_>) -> Result<Plan> {
     check_names(config)?;
     let found = options.locate(config)?;
-    Ok(Plan::of(&decide_as_measured(config, machine, &found)?))
+    let (engine, topology) = decide_as_measured(config, machine, &found)?;
+    Ok(Plan::of(&engine, topology))
 }
 
 /// Looks at everything that running `config` needs, and says what is wrong and what to do about it. Never fails: what
@@ -182,16 +183,31 @@ fn decide(
     found: &Found,
     rates: Option<&Rates>,
 ) -> Result<PreparedEngine> {
-    let choices = choose::choose(config, &found.header, machine, build_info().cuda_version.is_some(), rates)?;
-    Ok(PreparedEngine::new(config, machine, found, choices, rates.cloned()))
+    decide_and_say(config, machine, found, rates).map(|(engine, _)| engine)
+}
+
+/// The same, and why it has so many workers and slots.
+fn decide_and_say(
+    config: &EngineConfig,
+    machine: &MachineSnapshot,
+    found: &Found,
+    rates: Option<&Rates>,
+) -> Result<(PreparedEngine, String)> {
+    let mut choices = choose::choose(config, &found.header, machine, build_info().cuda_version.is_some(), rates)?;
+    let topology = std::mem::take(&mut choices.topology);
+    Ok((PreparedEngine::new(config, machine, found, choices, rates.cloned()), topology))
 }
 
 /// By what a supervisor measured of what would be chosen without.
-fn decide_as_measured(config: &EngineConfig, machine: &MachineSnapshot, found: &Found) -> Result<PreparedEngine> {
-    let engine = decide(config, machine, found, None)?;
-    match rates_file::find(&engine) {
-        Some(rates) => decide(config, machine, found, Some(&rates)),
-        None => Ok(engine),
+fn decide_as_measured(
+    config: &EngineConfig,
+    machine: &MachineSnapshot,
+    found: &Found,
+) -> Result<(PreparedEngine, String)> {
+    let decided = decide_and_say(config, machine, found, None)?;
+    match rates_file::find(&decided.0) {
+        Some(rates) => decide_and_say(config, machine, found, Some(&rates)),
+        None => Ok(decided),
     }
 }
 

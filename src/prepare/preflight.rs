@@ -119,7 +119,7 @@ pub(super) fn run(
     if let Some(found) = report.take("model", check_names(config).and_then(|()| options.locate(config))) {
         model(&mut report, config, &found);
         // What the machine has is judged by the plan; without one there is nothing to compare it with.
-        if let Some(engine) = report.take("plan", decide_as_measured(config, machine, &found)) {
+        if let Some((engine, _)) = report.take("plan", decide_as_measured(config, machine, &found)) {
             if engine.n_gpu_layers() == 0 {
                 fast_kernels(&mut report, without_fast_kernels(&found.header));
             }

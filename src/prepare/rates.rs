@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// More than noise: spreading is given up for less than this part of its time.
+/// More than noise: spreading is given up where it has less than this part of the speed.
 const CLEARLY: f64 = 0.95;
 /// Longest step that is believed, in microseconds.
 const LONGEST_US: u64 = 600_000_000;
@@ -78,17 +78,27 @@ impl Rates {
         }
     }
 
+    /// Streams' tokens per microsecond with so many workers, over which streams are spread as evenly as they go.
+    fn speed(&self, workers: u32, streams: u32) -> Option<f64> {
+        let (each, more) = (streams / workers, streams % workers);
+        let of = |workers_with: u32, each: u32| match workers_with * each {
+            0 => Some(0.0),
+            streams => Some(f64::from(streams) / self.step(workers, each)?),
+        };
+        Some(of(workers - more, each)? + of(more, each + 1)?)
+    }
+
     /// The number of workers, at most `workers` of `slots` slots, over which so many streams are best spread: as many as there
     /// are, unless fewer are clearly faster.
     fn workers_for(&self, streams: u32, workers: u32, slots: u32) -> Option<u32> {
-        let fit = |k: u32| k <= workers.min(streams) && streams <= k.saturating_mul(slots);
-        let steps: Vec<_> = (1..=workers)
-            .filter(|k| fit(*k))
-            .filter_map(|k| self.step(k, streams.div_ceil(k)).map(|step| (k, step)))
-            .collect();
-        let (widest, spread) = *steps.last()?;
-        let (best, step) = steps.into_iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
-        Some(if step < CLEARLY * spread { best } else { widest })
+        let measured = |k: &u32| self.step(*k, 1).is_some();
+        // Those that were measured, up to one for each stream or the next number above.
+        let widest = (streams..=workers).find(measured).unwrap_or(workers);
+        let fit = (1..=widest).filter(|k| (*k <= streams || *k == widest) && streams <= k.saturating_mul(slots));
+        let speeds: Vec<_> = fit.filter_map(|k| Some((k, self.speed(k, streams)?))).collect();
+        let (widest, spread) = *speeds.last()?;
+        let (best, speed) = speeds.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        Some(if spread < CLEARLY * speed { best } else { widest })
     }
 
     /// For 1, 2, 3 and more streams the number of workers over which they are best spread. Empty: nothing is known.

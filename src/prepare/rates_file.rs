@@ -43,7 +43,7 @@ impl Key {
         Self {
             llamapen_version: engine.llamapen_version().into(),
             engine_digest: engine.engine_digest().into(),
-            model: engine.files().iter().map(|file| (file.bytes, file.header_digest.clone())).collect(),
+            model: engine.files().iter().map(|file| (file.bytes, file.header_digest)).collect(),
             cpu: engine.machine().cpu_model.clone(),
             cores: engine.machine().cores(),
             threads: engine.threads(),

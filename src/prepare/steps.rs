@@ -29,7 +29,7 @@ pub struct Step {
 }
 
 impl Plan {
-    pub(super) fn of(engine: &PreparedEngine) -> Self {
+    pub(super) fn of(engine: &PreparedEngine, topology: String) -> Self {
         let mut steps = vec![];
         let mut step = |kind: &str, detail: String| steps.push(Step { kind: kind.into(), detail });
         let (info, files) = (engine.info(), engine.files());
@@ -69,7 +69,7 @@ impl Plan {
         let whose_threads = if engine.share_threads() { "for all together" } else { "each" };
         let (k, v) = engine.kv_types();
         let shape = format!("{slots} slots of {} positions, cache {k}/{v}", engine.n_ctx());
-        step("topology", engine.topology().to_owned());
+        step("topology", topology);
         step(
             "start_workers",
             format!(

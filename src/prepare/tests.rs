@@ -407,7 +407,8 @@ fn names_and_steps() {
     }
     let plan = plan_on(&config(), &machine()).unwrap();
     let kinds: Vec<_> = plan.steps.iter().map(|step| step.kind.as_str()).collect();
-    let expected = ["locate", "read_header", "devices", "memory", "load_weights", "start_workers", "warm_up"];
+    let expected =
+        ["locate", "read_header", "devices", "memory", "load_weights", "topology", "start_workers", "warm_up"];
     assert_eq!(kinds, expected);
     assert_eq!(plan.to_json(), plan_on(&config(), &machine()).unwrap().to_json());
     assert_eq!(serde_json::from_str::<Plan>(&plan.to_json()).unwrap(), plan);

@@ -226,8 +226,10 @@ impl Queue {
         let mut inner = self.inner.lock();
         inner.known.remove(&worker);
         inner.spread.has(worker, 0);
-        // What it was left is for others.
-        self.notify_all();
+        if inner.left_since.take().is_some() {
+            // What it was left is for others.
+            self.notify_all();
+        }
     }
 
     /// Whether workers are to go home, as [`pop`](Self::pop) says it.
@@ -472,7 +474,7 @@ mod tests {
             let wanted = Arc::new(std::sync::atomic::AtomicBool::new(true));
             let errand = |worker: u32| {
                 let told = told.clone();
-                let done = Box::new(move |micros| told.send((worker, micros)).unwrap());
+                let done = Box::new(move |micros| drop(told.send((worker, micros))));
                 (worker, Errand::new(Measure { streams: 1, threads: 1 }, wanted.clone(), done))
             };
             queue.measure((0..2).map(errand).collect());
