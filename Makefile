@@ -11,7 +11,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo crash-demo chaos test test-all cuda-check dispatch-check bench bench-batching bench-dispatch bench-health bench-peers bench-prepare bench-process fuzz loom sanitize deps model vendor clean
+.PHONY: help demo crash-demo chaos test test-all cuda-check dispatch-check bench bench-batching bench-dispatch bench-health bench-load bench-peers bench-prepare bench-process fuzz loom sanitize deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -56,6 +56,9 @@ bench-batching: deps ## Many streams beside llama.cpp's batched loop, known begi
 bench-health: deps ## How long a look at the health takes while workers decode and die (seconds)
 	@model=$$($(PYTHON) scripts/model.py) && \
 	    cargo run --release --features fault-injection --example bench_health -- --model "$$model"
+
+bench-load: deps ## Starts by phases, with the file in the page cache and without, on each tier (a minute)
+	@cargo build --release --lib && $(PYTHON) scripts/bench_load.py
 
 bench-prepare: deps ## Time and memory that preparing takes (seconds)
 	@$(PYTHON) scripts/bench_prepare.py

@@ -9,7 +9,7 @@ use crate::job::Job;
 use crate::status::Status;
 use crate::supervisor::{Popped, Queue, Taker};
 
-const WORKER: Taker = Taker { worker: 0, suspects: true, busy: false };
+const WORKER: Taker = Taker { worker: 0, suspects: true, running: 0 };
 use crate::telemetry::Telemetry;
 use loom::thread;
 use std::sync::Arc;

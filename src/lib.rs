@@ -79,7 +79,7 @@ mod worker_main;
 pub use build_info::{BuildInfo, CpuLevel, build_info};
 pub use config::{
     ChildConfig, DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, Isolation, KvType, MIN_CTX, QueueFullPolicy, Sandbox,
-    Shrink, StartFault, SupervisorConfig, TaintPolicy,
+    Shrink, StartFault, SupervisorConfig, TaintPolicy, Tuning,
 };
 pub use crash::{ChildExit, Crash, CrashReason};
 pub use error::{Error, Rejected, Result};
@@ -90,18 +90,18 @@ pub use event_queue::Next;
 pub use isolation::confine::{ConfinementReport, Guard, MemoryLimit};
 pub use machine::{MachineSnapshot, MemoryReading};
 pub use prepare::{
-    Check, CheckStatus, FileIdentity, MemoryPlan, PlacePlan, Plan, Preflight, PrepareOptions, PreparedEngine, Step,
-    plan, plan_on, plan_with, preflight, preflight_on, preflight_with, prepare, prepare_on, prepare_with,
+    Check, CheckStatus, FileIdentity, MemoryPlan, PlacePlan, Plan, Preflight, PrepareOptions, PreparedEngine, Rate,
+    Step, plan, plan_on, plan_with, preflight, preflight_on, preflight_with, prepare, prepare_on, prepare_with,
 };
 pub use request::{Fault, Message, Priority, Request};
 pub use status::Status;
 pub use stream::{Canceller, Completion, TokenStream};
 pub use supervisor::{
-    BreakerState, DrainReport, HandoffChange, HandoffRecord, HandoffWatcher, Health, Lease, QueueDepths, ReloadReport,
-    SelfTestReport, SelfTestStatus, SelfTestStep, State, Supervisor, WorkerHealth,
+    BreakerState, Calibration, CalibrationState, DrainReport, HandoffChange, HandoffRecord, HandoffWatcher, Health,
+    Lease, QueueDepths, ReloadReport, SelfTestReport, SelfTestStatus, SelfTestStep, State, Supervisor, WorkerHealth,
 };
 pub use telemetry::{Histogram, Metrics, RequestCounts, RunRecord, WorkerMetrics};
-pub use worker::{PlaceMemory, WorkerProcess};
+pub use worker::{LoadPhases, PlaceMemory, StartPhases, WorkerProcess};
 pub use worker_main::worker_main_if_child;
 
 /// The real model that unit tests run: `LLAMAPEN_TEST_MODEL`, which `make test` sets.

@@ -69,6 +69,17 @@ static void machines(const char *model)
     CHECK(holds(many, "\"threads\":64,\"share_threads\":true,"), "which share the cores");
     free(for_streams);
     llamapen_string_free(many);
+    char *tuned = check_config(model, ", \"n_ctx\": 512, \"streams\": 4, \"tuning\": \"latency\"");
+    many = engine_with(tuned, MACHINE("68719476736"));
+    CHECK(holds(many, "\"workers\":1,") && holds(many, "\"slots\":4,") && holds(many, "\"n_ubatch\":64,"), "tuned for latency");
+    CHECK(holds(many, "\"tuning\":\"latency\""), "which it says");
+    free(tuned);
+    llamapen_string_free(many);
+    tuned = check_config(model, ", \"tuning\": \"auto\", \"deterministic\": true");
+    engine = CHECK_STALE(llamapen_engine);
+    check_refused(llamapen_prepare(tuned, strlen(tuned), &engine, &error), LLAMAPEN_STATUS_INVALID_PARAMS, &error, "tuning: auto",
+                  "tuning that contradicts");
+    free(tuned);
     engine = CHECK_STALE(llamapen_engine);
     check_refused(llamapen_prepare_with(no_mmap, strlen(no_mmap), MACHINE("67108864"), strlen(MACHINE("67108864")), NULL,
                                         NULL, &engine, &error),

@@ -15,6 +15,8 @@ Machine = Mapping[str, Any]
 
 def config_json(model: Path, config: Mapping[str, Any]) -> Tuple[bytes, int]:
     """The configuration and its length."""
+    if config.get("tuning_cache") is not None:
+        config = {**config, "tuning_cache": os.fsdecode(config["tuning_cache"])}
     return _with_length({"model": os.fsdecode(model), **config})
 
 

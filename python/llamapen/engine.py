@@ -140,6 +140,11 @@ def prepare(
     * ``n_ctx``: positions (prompt and generated tokens) per slot; default: what the model was trained with, at most 4096.
     * ``streams``: requests that are expected to run at a time (1 to 64; 1). Chooses ``workers`` and ``slots`` (that a worker
       runs at a time) where they are left out: on the CPU a worker for each, at most 4 and no more than cores.
+    * ``tuning``: what workers, slots and micro-batches are chosen for where they are left out: ``"latency"`` (one worker, all
+      cores for each token, small micro-batches), ``"throughput"`` (large ones, workers where they gain by an estimate; 8 streams
+      if nobody says how many), or ``"auto"``: as measured while nothing runs, half a second in all; see ``calibration`` of
+      `Supervisor.health`. By default as ``streams`` says. ``tuning_cache``: with ``"auto"`` a folder in which what was measured is kept
+      for the next start (none).
     * ``share_threads``: a worker that is alone computes with all ``threads`` (the cores), several with a share each (true where
       ``threads`` is left out and there are several workers, but not if ``deterministic``; else they are of each worker).
     * ``isolation``: where workers run: ``"thread"`` (of this process; default on the CPU), or ``"process"``: each as a child

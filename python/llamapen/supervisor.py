@@ -95,6 +95,15 @@ class Supervisor:
         ENGINE_ERROR, CUDA_ERROR, DEVICE_OUT_OF_MEMORY; there may be more), ``message``, ``at_ms`` since the start, and ``exit``: ``None``, or of a child process
         ``pid``, ``how``, ``rss_bytes`` (of memory) and ``output`` (the last lines that it printed).
 
+        ``load_phases``: ``None``, or where the time of the load went that workers share who are threads: ``header_ms``, ``mapping_ms`` (a file
+        that is not in the page cache is read here, with ``use_mmap``), ``weights_ms`` (copied, repacked, uploaded). ``start_phases`` of each
+        worker: ``None`` until it is ready, then ``load`` (``None``, or the same of a process, which loads for itself), ``context_ms``,
+        ``warm_up_ms``.
+
+        ``calibration``: ``None``, or with ``tuning="auto"`` and several workers ``state`` (PENDING, RUNNING, DONE, GIVEN_UP), ``from_cache``,
+        ``rates`` (of ``workers`` side by side with ``streams`` each: ``step_us`` until each stream has a token) and ``spread``: over how many
+        workers 1, 2, 3 and more requests are spread, empty until it is done.
+
         ``process`` of each: ``None`` for a thread, or once it has loaded ``pid``, ``rss_bytes`` and ``confinement``: ``landlock`` and
         ``seccomp`` (``"off"``, ``{"on": form}`` or ``{"missing": why}``), ``no_new_privs``, ``dumpable``, ``memory``, ``cpus``,
         ``nice``, ``oom_score_adj``."""
@@ -105,7 +114,7 @@ class Supervisor:
     def metrics(self) -> Dict[str, Any]:
         """What was counted since the start: ``requests`` (``accepted_total``, ``rejected_total`` and ``failed_total`` by
         status, ``finished_total`` by reason, ``cancelled_total``), ``queue_depth``,
-        ``queue_depth_by_priority``, ``leases``, ``load_ms``, ``vram_used_bytes`` (0
+        ``queue_depth_by_priority``, ``leases``, ``load_ms``, ``load_phases`` (and ``start_phases`` of workers, as in `health`), ``vram_used_bytes`` (0
         where no GPU computes), ``last_error``, ``last_error_status``, and per worker tokens, slots, restarts, crashes by
         reason, memory and histograms."""
         handle = self._open()

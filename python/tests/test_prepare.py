@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import tempfile
+import time
 import types
 import unittest
 from pathlib import Path
@@ -36,11 +37,12 @@ class Prepare(unittest.TestCase):
         self.assertLessEqual(decided["n_ctx"], decided["info"]["n_ctx_train"])
 
     def test_streams_choose_workers_and_slots(self):
-        engine = llamapen.prepare(support.model(), n_ctx=512, streams=4)
+        engine = llamapen.prepare(support.model(), n_ctx=512, streams=4, use_repack=False)
+        self.assertFalse(engine.use_repack)
         cores = engine.threads
         self.assertEqual((engine.workers, engine.slots), (min(4, cores), -(-4 // min(4, cores))))
         self.assertEqual(engine.share_threads, cores > 1)
-        engine = llamapen.prepare(support.model(), n_ctx=512, streams=4, share_threads=False)
+        engine = llamapen.prepare(support.model(), n_ctx=512, streams=4, use_repack=False, share_threads=False)
         self.assertFalse(engine.share_threads)
 
     def test_the_level_of_the_cpu_kernels(self):
@@ -56,6 +58,29 @@ class Prepare(unittest.TestCase):
                 llamapen.prepare(support.model(), machine=elsewhere)
         else:
             self.assertIsNone(llamapen.prepare(support.model(), machine=elsewhere).cpu_level)
+
+    def test_tuning_chooses_what_they_are_for(self):
+        tuned = lambda tuning, **more: llamapen.prepare(support.model(), n_ctx=512, streams=4, tuning=tuning, **more)
+        engine = tuned("latency")
+        self.assertEqual((engine.workers, engine.slots, engine.n_ubatch), (1, 4, 64))
+        why = [step.detail for step in llamapen.plan(support.model(), streams=4, tuning="latency").steps if step.kind == "topology"]
+        self.assertIn("latency: one worker", why[0])
+        with self.assertRaisesRegex(llamapen.InvalidParams, "unknown variant `fast`"):
+            tuned("fast")
+        with self.assertRaisesRegex(llamapen.InvalidParams, "^.*tuning: latency is one worker"):
+            tuned("latency", workers=2)
+        with tempfile.TemporaryDirectory() as folder:
+            engine = tuned("auto", tuning_cache=Path(folder))
+            with llamapen.Supervisor(engine) as supervisor:
+                supervisor.wait_ready(60)
+                until = time.monotonic() + 60
+                while (found := supervisor.health()["calibration"]) and found["state"] != "DONE":
+                    self.assertLess(time.monotonic(), until)
+                    time.sleep(0.01)
+                if engine.workers > 1:
+                    self.assertEqual(len(found["spread"]), engine.workers * engine.slots)
+                    again = json.loads(tuned("auto", tuning_cache=folder).json())
+                    self.assertEqual(again["rates"], found["rates"])
 
     def test_a_round_trip_keeps_every_byte(self):
         engine = support.engine()

@@ -1,6 +1,6 @@
 //! [`EngineConfig`]: which model, and how to run it.
 
-use super::{Isolation, KvType, from_json};
+use super::{Isolation, KvType, Tuning, from_json};
 use crate::device::{DeviceMask, SplitRatios};
 use crate::error::{Error, Result};
 use crate::model::Digest;
@@ -51,6 +51,15 @@ pub struct EngineConfig {
     /// worker for each, at most 4 and no more than cores, and as many slots as that needs; with GPUs, one worker. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streams: Option<u32>,
+    /// What workers, slots and micro-batches are chosen for where they are left out, with `streams` in mind (for
+    /// `throughput`: 8 without). Default: `workers` and `slots` as `streams` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
+    /// With [`Tuning::Auto`]: a folder in which supervisors keep what they have measured, so that the next `prepare` chooses by it and
+    /// the next start measures nothing. Made when it is needed; what is damaged in it is ignored and written anew. Default: none,
+    /// nothing is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning_cache: Option<PathBuf>,
     /// Where workers run: as threads of this process, or as child processes. Default: `thread` on the CPU, `process` with
     /// GPUs, where an error of the driver cannot be contained otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -231,6 +240,8 @@ impl EngineConfig {
             share_threads: None,
             workers: None,
             streams: None,
+            tuning: None,
+            tuning_cache: None,
             isolation: None,
             warm_spare: false,
             slots: None,
@@ -285,6 +296,7 @@ impl EngineConfig {
         with_share_threads, share_threads: bool => Some(share_threads);
         with_workers, workers: u32 => Some(workers);
         with_streams, streams: u32 => Some(streams);
+        with_tuning, tuning: Tuning => Some(tuning);
         with_isolation, isolation: Isolation => Some(isolation);
         with_warm_spare, warm_spare: bool => warm_spare;
         with_slots, slots: u32 => Some(slots);
@@ -305,6 +317,13 @@ impl EngineConfig {
         with_repack, use_repack: bool => Some(use_repack);
         with_mlock, use_mlock: bool => use_mlock;
         with_replica_id, replica_id: u32 => replica_id;
+    }
+
+    /// Sets [`tuning_cache`](Self::tuning_cache).
+    #[must_use]
+    pub fn with_tuning_cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.tuning_cache = Some(folder.into());
+        self
     }
 
     /// Sets [`kv_type_k`](Self::kv_type_k) and [`kv_type_v`](Self::kv_type_v).

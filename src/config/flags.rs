@@ -42,6 +42,8 @@ const FLAGS: &[Flag] = &[
     flag("share_threads", &[], Kind::OnOffAuto),
     flag("workers", &[], Kind::Number),
     flag("streams", &[], Kind::Number),
+    flag("tuning", &[], Kind::Text),
+    flag("tuning_cache", &[], Kind::Text),
     flag("isolation", &[], Kind::Text),
     flag("warm_spare", &[], Kind::Switch),
     flag("slots", &["-np", "--parallel", "--n-parallel"], Kind::Number),
@@ -244,7 +246,7 @@ impl EngineConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Isolation, KvType, Shrink};
+    use crate::config::{Isolation, KvType, Shrink, Tuning};
 
     fn read(flags: &str) -> Result<EngineConfig> {
         EngineConfig::from_flags(flags.split_whitespace())
@@ -302,6 +304,7 @@ mod tests {
         assert!(problem("-m m -c -5").contains("\"-5\" is no whole number"));
         assert!(problem("-m m --port 80").contains("no server"));
         assert!(problem("-m m -ctk q9").contains("q9"), "{}", problem("-m m -ctk q9"));
+        assert!(problem("-m m --tuning fast").contains("unknown variant `fast`"), "{}", problem("-m m --tuning fast"));
         assert!(problem("-m m --slots 4294967296").contains("4294967296"));
     }
 
@@ -317,6 +320,8 @@ mod tests {
             .with_share_threads(false)
             .with_workers(2)
             .with_streams(5)
+            .with_tuning(Tuning::Auto)
+            .with_tuning_cache("/measured")
             .with_isolation(Isolation::Process)
             .with_warm_spare(true)
             .with_slots(3)

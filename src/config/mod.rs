@@ -22,6 +22,7 @@ mod kv_type;
 mod restarts;
 mod start_fault;
 mod supervisor;
+mod tuning;
 
 pub(crate) use child::MOST_CPUS;
 pub use child::{ChildConfig, Sandbox};
@@ -30,6 +31,7 @@ pub use isolation::Isolation;
 pub use kv_type::KvType;
 pub use start_fault::StartFault;
 pub use supervisor::{QueueFullPolicy, SupervisorConfig, TaintPolicy};
+pub use tuning::Tuning;
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;

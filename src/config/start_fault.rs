@@ -19,4 +19,6 @@ pub enum StartFault {
     ContextMemory,
     /// The same when it is restarted for the first time.
     RestartMemory,
+    /// A write to address 0 when a worker that was never restarted first measures something for a calibration.
+    CalibrationNullWrite,
 }

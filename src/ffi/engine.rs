@@ -27,6 +27,11 @@ pub struct llamapen_engine {
 ///   "n_ubatch"         tokens per micro-batch, 1 to 4096 and at least one per slot; 256, and 512 on GPUs.
 ///   "streams"          requests that are expected to run at a time, 1 to 64: chooses "workers" and "slots" where they are left
 ///                      out. On the CPU a worker for each, at most 4 and no more than cores, which share the cores; 1.
+///   "tuning"           what workers, slots and micro-batches are chosen for where they are left out: "latency" (one worker, all
+///                      cores for each token, small micro-batches), "throughput" (large ones, workers where they gain by an
+///                      estimate; 8 streams if nobody says how many), or "auto": as measured while nothing runs, half a second
+///                      in all; see "calibration" of the health. By default as "streams" says.
+///   "tuning_cache"     with "auto": a folder in which what was measured is kept for the next start; none.
 ///   "threads"          compute threads, of all workers together with "share_threads", else of each; the cores that this process
 ///                      may use, in the second case divided by workers.
 ///   "share_threads"    true: a worker that is alone computes with all threads, several with a share each, as many as have

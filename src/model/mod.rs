@@ -49,6 +49,7 @@ pub use types::GgmlType;
 
 pub(crate) use check::rotates_positions;
 pub(crate) use digest::header_digest;
+pub(crate) use open::open_regular;
 
 use std::path::Path;
 

@@ -9,7 +9,7 @@ use std::path::Path;
 ///
 /// Opening a named pipe would wait for a writer, and opening some devices does something, so it is looked at first. It
 /// may be replaced between the two steps: then `O_NONBLOCK` keeps the opening from waiting, and a second look refuses it.
-pub(super) fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
+pub(crate) fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     let regular = |found: Metadata| match found.is_file() {
         true => Ok(found),
         false if found.is_dir() => Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory")),

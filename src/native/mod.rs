@@ -21,7 +21,7 @@ pub(crate) use cuda::{find as find_cuda, start as start_cuda};
 pub(crate) use cuda_driver::CudaDriver;
 pub(crate) use error::{NativeError, NativeStatus};
 pub(crate) use level::cpu_level;
-pub(crate) use model::{LoadParams, Model, apply_chat_template};
+pub(crate) use model::{LoadParams, LoadTimes, Model, apply_chat_template};
 pub(crate) use nvml::free_on_gpus;
 pub(crate) use sampler::{Draw, LogitBias, Sampler, Sampling, SamplingParams};
 

@@ -11,10 +11,23 @@ use std::path::Path;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How long the parts of a load took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoadTimes {
+    /// Header and vocabulary.
+    pub header: Duration,
+    /// Files are mapped and read ahead, buffers allocated.
+    pub mapping: Duration,
+    /// Copied, repacked, uploaded.
+    pub weights: Duration,
+}
 
 /// Weights and vocabulary, shared read-only by all contexts of the process.
 struct Loaded {
     raw: NonNull<sys::lp_model>,
+    times: LoadTimes,
     dry: DryCache,
 }
 
@@ -88,10 +101,16 @@ impl Model {
             progress: Some(callback(&progress)),
             user: (&raw mut progress).cast(),
         };
-        // SAFETY: path ends with NUL, params and the closure live until the call returns.
-        let model = error::value(|e| unsafe { sys::lp_model_load(path.as_ptr(), &params, e) }, |m| m.is_null())?;
-        let raw = NonNull::new(model).expect("checked by value()");
-        Ok(Self::of(Arc::new(Loaded { raw, dry: DryCache::default() })))
+        let mut phases = sys::lp_load_phases { header: 0, mapping: 0, weights: 0 };
+        let load = |e: *mut sys::lp_error| {
+            // SAFETY: path ends with NUL; params, phases and the closure live until the call returns.
+            unsafe { sys::lp_model_load(path.as_ptr(), &params, &mut phases, e) }
+        };
+        let raw = NonNull::new(error::value(load, |m| m.is_null())?).expect("checked by value()");
+        let time = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+        let times =
+            LoadTimes { header: time(phases.header), mapping: time(phases.mapping), weights: time(phases.weights) };
+        Ok(Self::of(Arc::new(Loaded { raw, times, dry: DryCache::default() })))
     }
 
     fn of(loaded: Arc<Loaded>) -> Self {
@@ -111,6 +130,11 @@ impl Model {
 
     pub(super) fn as_ptr(&self) -> *mut sys::lp_model {
         self.loaded().raw.as_ptr()
+    }
+
+    /// How long it took to load.
+    pub(crate) fn times(&self) -> LoadTimes {
+        self.loaded().times
     }
 
     /// DRY samplers that requests had, to be copied for the next.

@@ -76,6 +76,32 @@ static const char * said(const char * what, char (&message)[sizeof first_error +
     return message;
 }
 
+// Where a load is. llama.cpp does not tell: the line that it logs before it looks for tensors ends the header, its first report of
+// progress the mapping.
+namespace {
+struct LoadClock {
+    static thread_local LoadClock * running;
+    const int64_t began = ggml_time_us();
+    int64_t header_read = 0, mapped = 0;
+
+    LoadClock() { running = this; }
+    ~LoadClock() { running = nullptr; }
+    LoadClock(const LoadClock &) = delete;
+
+    static void logged(const char * text) {
+        static const char BEGINS_TENSORS[] = "load_tensors: loading model tensors";
+        if (running != nullptr && running->header_read == 0 && std::strncmp(text, BEGINS_TENSORS, sizeof BEGINS_TENSORS - 1) == 0) {
+            running->header_read = ggml_time_us();
+        }
+    }
+    void progressed() {
+        if (mapped == 0) mapped = ggml_time_us();
+    }
+    lp_load_phases phases() const { return { header_read - began, mapped - header_read, ggml_time_us() - mapped }; }
+};
+thread_local LoadClock * LoadClock::running;
+}
+
 // ggml-cuda's words. The host's memory is never called by the name of this function.
 static bool gpu_is_full() { return std::strstr(first_error, "cudaMalloc failed") != nullptr; }
 
@@ -83,6 +109,7 @@ void lp_log(int32_t level, const char * text, void *) {
     if (level == GGML_LOG_LEVEL_ERROR && first_error[0] == 0) {
         std::snprintf(first_error, sizeof first_error, "%.*s", static_cast<int>(std::strcspn(text, "\n")), text);
     }
+    LoadClock::logged(text);
     const llamapen::Outside outside;
     log_sink(level, text);
 }
@@ -153,12 +180,13 @@ static void unmap_unused(const llama_model & model) {
     }
 }
 
-lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_error * error) {
+lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_load_phases * phases, lp_error * error) {
     return guarded(error, static_cast<lp_model *>(nullptr), [&]() -> lp_model * {
         struct Progress {
             const lp_model_params * params;
+            LoadClock clock;
             bool stopped;
-        } progress = { params, false };
+        } progress = { params, {}, false };
         llama_model_params native_params = llama_model_default_params();
         native_params.n_gpu_layers = static_cast<int32_t>(params->n_gpu_layers);
         // One entry after the last: the list ends with NULL, which also keeps llama.cpp from choosing by itself.
@@ -179,6 +207,7 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
             if (lp_pen_injector != nullptr) lp_pen_injector(LP_IN_LOAD);
             const llamapen::Outside outside;
             auto * p = static_cast<Progress *>(user);
+            p->clock.progressed();
             p->stopped = p->params->progress != nullptr && !p->params->progress(done, p->params->user);
             return !p->stopped;
         };
@@ -191,6 +220,7 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_e
             fail(error, gpu_is_full() ? LP_GPU_OUT_OF_MEMORY : LP_FAILED, said("llama.cpp could not load the model", message));
         }
         if (model != nullptr && params->use_mmap && !params->use_mlock) unmap_unused(*model);
+        if (model != nullptr) *phases = progress.clock.phases();
 #ifdef LLAMAPEN_FAULT_INJECTION
         if (model != nullptr) lp_inject_weights = static_cast<volatile char *>(model->tok_embd->data);
 #endif

@@ -61,7 +61,15 @@ typedef struct lp_model_params {
     void * user;
 } lp_model_params;
 
-lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_error * error);
+// Microseconds that the parts of a load took.
+typedef struct lp_load_phases {
+    int64_t header;  // header and vocabulary
+    int64_t mapping; // the files are mapped and read ahead, buffers allocated
+    int64_t weights; // copied, repacked, uploaded
+} lp_load_phases;
+
+// `phases` is written where it succeeds.
+lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_load_phases * phases, lp_error * error);
 void lp_model_free(lp_model * model);
 int32_t lp_model_n_vocab(const lp_model * model);
 // A tensor of the model: its name, the index of the GPU that it is on or -1, and its bytes. The name lives for the call.

@@ -2,9 +2,10 @@
 
 use super::fit::{self, Fitted};
 use super::memory::{self, Demand, MemoryPlan};
-use super::topology;
+use super::rates::Rates;
+use super::topology::{self, Computes, Shape};
 use crate::build_info::{CpuLevel, build_info};
-use crate::config::{DEFAULT_CTX, DEFAULT_UBATCH, EngineConfig, Isolation, KvType, MIN_CTX, in_range};
+use crate::config::{DEFAULT_CTX, EngineConfig, Isolation, KvType, MIN_CTX, in_range};
 use crate::device::{DeviceDecision, DeviceMask, LayerSplit, decide};
 use crate::error::{Error, Result};
 use crate::machine::MachineSnapshot;
@@ -49,10 +50,18 @@ pub(super) struct Choices {
     pub cpu_level: Option<&'static CpuLevel>,
     /// What was reduced, and why.
     pub adjustments: Vec<String>,
+    /// Why so many workers and slots.
+    pub topology: String,
 }
 
 /// Chooses what `config` leaves open, for a build with or without `cuda`.
-pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSnapshot, cuda: bool) -> Result<Choices> {
+pub(super) fn choose(
+    config: &EngineConfig,
+    model: &Header,
+    machine: &MachineSnapshot,
+    cuda: bool,
+    rates: Option<&Rates>,
+) -> Result<Choices> {
     let info = model.info();
     generates_text(info)?;
     drafts(config, model)?;
@@ -61,28 +70,38 @@ pub(super) fn choose(config: &EngineConfig, model: &Header, machine: &MachineSna
     }
     let decision = decide(config.require_gpu, &config.devices, &machine.devices, cuda)?;
     let n_gpu_layers = gpu_layers(config, info, &decision)?;
-    let mut workers = topology::workers(config, machine, n_gpu_layers > 0)?;
-    loop {
-        match choose_for(config, model, machine, &decision, n_gpu_layers, workers) {
-            // Nobody asked for that many.
-            Err(Error::DoesNotFit { .. }) if config.workers.is_none() && workers > 1 => workers /= 2,
+    let features = machine.kernel_features(&build_info())?;
+    let computes = match n_gpu_layers > 0 {
+        true => Computes::OnGpus,
+        false if memory::batches_are_cheap(model, config.use_repack.unwrap_or(true), features) => {
+            Computes::InCheapBatches
+        }
+        false => Computes::TokenByToken,
+    };
+    let shapes = topology::shapes(config, info, machine, computes, rates)?;
+    let (last, first) = shapes.split_last().expect("one at least");
+    for shape in first {
+        match choose_for(config, model, machine, &decision, n_gpu_layers, shape, false) {
+            Err(Error::DoesNotFit { .. }) => {}
             chosen => return chosen,
         }
     }
+    choose_for(config, model, machine, &decision, n_gpu_layers, last, true)
 }
 
-/// The same for so many workers.
+/// The same for workers and slots that are decided; for the last ones, weights may stay as they are in the file.
 fn choose_for(
     config: &EngineConfig,
     model: &Header,
     machine: &MachineSnapshot,
     decision: &DeviceDecision,
     n_gpu_layers: u32,
-    workers: u32,
+    shape: &Shape,
+    last: bool,
 ) -> Result<Choices> {
     let info = model.info();
+    let (workers, slots) = (shape.workers, shape.slots);
     let (threads, share_threads) = topology::threads(config, machine, workers)?;
-    let slots = topology::slots(config, workers)?;
     let n_ctx = context(config, info, slots)?;
     let n_ubatch = micro_batch(config, n_ctx, slots, n_gpu_layers > 0)?;
     let flash_attention = flash_attention(config, info, n_gpu_layers > 0)?;
@@ -107,7 +126,7 @@ fn choose_for(
         cpu_features: cpu_level.map_or(build_info().cpu_features, |level| level.features),
     };
     // Fewer workers that nobody asked for cost less than the kernels.
-    let may_leave = config.use_repack.is_none() && (workers == 1 || config.workers.is_some());
+    let may_leave = last && config.use_repack.is_none();
     let wanted = fit::Wanted {
         demand,
         kv_types: (kv_type_k, kv_type_v),
@@ -138,6 +157,7 @@ fn choose_for(
         memory,
         cpu_level,
         adjustments,
+        topology: shape.reason.clone(),
     })
 }
 
@@ -214,7 +234,7 @@ fn micro_batch(config: &EngineConfig, n_ctx: u32, slots: u32, on_gpus: bool) -> 
     let most = if config.deterministic { MAX_EXACT_UBATCH } else { MAX_UBATCH };
     // A token for every slot, and a whole guess for one.
     let least = slots + config.draft_max;
-    let usual = if on_gpus { GPU_UBATCH } else { DEFAULT_UBATCH };
+    let usual = if on_gpus { GPU_UBATCH } else { topology::usual_micro_batch(config, slots) };
     let n_ubatch = config.n_ubatch.unwrap_or(usual.min(most).min(n_ctx).max(least));
     in_range("n_ubatch", n_ubatch, least..=most)?;
     Ok(n_ubatch)

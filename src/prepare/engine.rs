@@ -3,9 +3,10 @@
 use super::choose::Choices;
 use super::files::{FileIdentity, Found};
 use super::memory::MemoryPlan;
+use super::rates::Rates;
 use super::{decide, in_names};
 use crate::build_info::build_info;
-use crate::config::{EngineConfig, Isolation, KvType, from_json};
+use crate::config::{EngineConfig, Isolation, KvType, Tuning, from_json};
 use crate::device::{DeviceMask, LayerSplit};
 use crate::error::{Error, Result};
 use crate::machine::MachineSnapshot;
@@ -39,6 +40,13 @@ pub struct PreparedEngine {
     isolation: Isolation,
     warm_spare: bool,
     slots: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tuning: Option<Tuning>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tuning_cache: Option<PathBuf>,
+    /// What supervisors measured before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rates: Option<Rates>,
     kv_type_k: KvType,
     kv_type_v: KvType,
     flash_attention: bool,
@@ -76,7 +84,13 @@ fn pool_of(model_id: &str) -> String {
 }
 
 impl PreparedEngine {
-    pub(super) fn new(config: &EngineConfig, machine: &MachineSnapshot, found: &Found, choices: Choices) -> Self {
+    pub(super) fn new(
+        config: &EngineConfig,
+        machine: &MachineSnapshot,
+        found: &Found,
+        choices: Choices,
+        rates: Option<Rates>,
+    ) -> Self {
         let build = build_info();
         let device_mask = match choices.devices.is_empty() {
             true => DeviceMask::None,
@@ -98,6 +112,9 @@ impl PreparedEngine {
             isolation: choices.isolation,
             warm_spare: config.warm_spare,
             slots: choices.slots,
+            tuning: config.tuning,
+            tuning_cache: config.tuning_cache.clone(),
+            rates,
             kv_type_k: choices.kv_type_k,
             kv_type_v: choices.kv_type_v,
             flash_attention: choices.flash_attention,
@@ -237,6 +254,28 @@ impl PreparedEngine {
         self.slots
     }
 
+    /// What workers, slots and micro-batches were chosen for.
+    #[must_use]
+    pub fn tuning(&self) -> Option<Tuning> {
+        self.tuning
+    }
+
+    /// Folder in which supervisors keep what they measured.
+    #[must_use]
+    pub fn tuning_cache(&self) -> Option<&Path> {
+        self.tuning_cache.as_deref()
+    }
+
+    /// Whether a supervisor measures over how many workers requests are best spread.
+    pub(crate) fn is_to_be_measured(&self) -> bool {
+        self.tuning == Some(Tuning::Auto) && self.workers > 1 && self.devices.is_empty() && self.rates.is_none()
+    }
+
+    /// What supervisors measured before, if that was found.
+    pub(crate) fn rates(&self) -> Option<&Rates> {
+        self.rates.as_ref()
+    }
+
     /// Element types of the keys and the values in the KV cache.
     #[must_use]
     pub fn kv_types(&self) -> (KvType, KvType) {
@@ -369,6 +408,11 @@ impl PreparedEngine {
         self.cpu_level.as_deref()
     }
 
+    /// Version of this library that prepared it.
+    pub(super) fn llamapen_version(&self) -> &str {
+        &self.llamapen_version
+    }
+
     /// Version of llama.cpp it was prepared for.
     #[must_use]
     pub fn engine_version(&self) -> &str {
@@ -392,6 +436,7 @@ impl PreparedEngine {
         let mut other = other.clone();
         other.machine.clone_from(&self.machine);
         other.adjustments.clone_from(&self.adjustments);
+        other.rates.clone_from(&self.rates);
         // It follows from all else, but for what the machine has.
         other.memory.clone_from(&self.memory);
         *self == other
@@ -424,7 +469,7 @@ impl PreparedEngine {
             return changed(then);
         }
         let config = self.config();
-        let mut again = decide(&config, &self.machine, &found)?;
+        let mut again = decide(&config, &self.machine, &found, self.rates.as_ref())?;
         // What was reduced then is asked for now.
         again.adjustments.clone_from(&self.adjustments);
         if again != *self {
@@ -433,7 +478,7 @@ impl PreparedEngine {
         let here = MachineSnapshot::observe();
         if here != self.machine {
             let moved = |e: Error| Error::StaleEngine(format!("this machine is not the one it was prepared for: {e}"));
-            let there = decide(&config, &here, &found).map_err(moved)?;
+            let there = decide(&config, &here, &found, self.rates.as_ref()).map_err(moved)?;
             if self.deterministic && there.cpu_level != self.cpu_level {
                 let level = |engine: &Self| engine.cpu_level().unwrap_or("none").to_owned();
                 return stale(format!(
@@ -472,6 +517,7 @@ impl PreparedEngine {
             .with_mlock(self.use_mlock)
             .with_pool_id(&self.pool_id)
             .with_replica_id(self.replica_id);
+        (config.tuning, config.tuning_cache) = (self.tuning, self.tuning_cache.clone());
         config.digest.clone_from(&self.digest);
         config.memory_limit = self.memory_limit;
         config.seed = self.seed;

@@ -9,6 +9,8 @@ mod files;
 mod fit;
 mod memory;
 mod preflight;
+mod rates;
+mod rates_file;
 mod render;
 mod steps;
 mod topology;
@@ -21,6 +23,9 @@ pub use files::FileIdentity;
 pub(crate) use memory::HOST;
 pub use memory::{MemoryPlan, PlacePlan};
 pub use preflight::{Check, CheckStatus, Preflight};
+pub use rates::Rate;
+pub(crate) use rates::Rates;
+pub(crate) use rates_file::store as store_rates;
 pub use steps::{Plan, Step};
 
 use crate::build_info::build_info;
@@ -117,7 +122,7 @@ pub fn prepare_with(
 ) -> Result<PreparedEngine> {
     check_names(config)?;
     let found = options.locate(config)?;
-    let engine = decide(config, machine, &found)?;
+    let (engine, _) = decide_as_measured(config, machine, &found)?;
     // Last, because it takes longest.
     options.verify(config, &found)?;
     Ok(engine)
@@ -146,7 +151,8 @@ pub fn plan_on(config: &EngineConfig, machine: &MachineSnapshot) -> Result<Plan>
 pub fn plan_with(config: &EngineConfig, machine: &MachineSnapshot, options: &PrepareOptions<'_>) -> Result<Plan> {
     check_names(config)?;
     let found = options.locate(config)?;
-    Ok(Plan::of(&decide(config, machine, &found)?))
+    let (engine, topology) = decide_as_measured(config, machine, &found)?;
+    Ok(Plan::of(&engine, topology))
 }
 
 /// Looks at everything that running `config` needs, and says what is wrong and what to do about it. Never fails: what
@@ -171,9 +177,38 @@ pub fn preflight_with(config: &EngineConfig, machine: &MachineSnapshot, options:
     preflight::run(config, machine, options, &crate::machine::MemoryReading::now())
 }
 
-fn decide(config: &EngineConfig, machine: &MachineSnapshot, found: &Found) -> Result<PreparedEngine> {
-    let choices = choose::choose(config, &found.header, machine, build_info().cuda_version.is_some())?;
-    Ok(PreparedEngine::new(config, machine, found, choices))
+fn decide(
+    config: &EngineConfig,
+    machine: &MachineSnapshot,
+    found: &Found,
+    rates: Option<&Rates>,
+) -> Result<PreparedEngine> {
+    decide_and_say(config, machine, found, rates).map(|(engine, _)| engine)
+}
+
+/// The same, and why it has so many workers and slots.
+fn decide_and_say(
+    config: &EngineConfig,
+    machine: &MachineSnapshot,
+    found: &Found,
+    rates: Option<&Rates>,
+) -> Result<(PreparedEngine, String)> {
+    let mut choices = choose::choose(config, &found.header, machine, build_info().cuda_version.is_some(), rates)?;
+    let topology = std::mem::take(&mut choices.topology);
+    Ok((PreparedEngine::new(config, machine, found, choices, rates.cloned()), topology))
+}
+
+/// By what a supervisor measured of what would be chosen without.
+fn decide_as_measured(
+    config: &EngineConfig,
+    machine: &MachineSnapshot,
+    found: &Found,
+) -> Result<(PreparedEngine, String)> {
+    let decided = decide_and_say(config, machine, found, None)?;
+    match rates_file::find(&decided.0) {
+        Some(rates) => decide_and_say(config, machine, found, Some(&rates)),
+        None => Ok(decided),
+    }
 }
 
 /// Names go into logs and file names.

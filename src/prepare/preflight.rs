@@ -3,7 +3,7 @@
 use super::files::Found;
 use super::memory::{MemoryPlan, without_fast_kernels};
 use super::render::bytes;
-use super::{PrepareOptions, PreparedEngine, check_names, decide};
+use super::{PrepareOptions, PreparedEngine, check_names, decide_as_measured};
 use crate::build_info::{BuildInfo, build_info};
 use crate::config::{EngineConfig, Isolation};
 use crate::device::{DriverState, decide as decide_devices};
@@ -119,7 +119,7 @@ pub(super) fn run(
     if let Some(found) = report.take("model", check_names(config).and_then(|()| options.locate(config))) {
         model(&mut report, config, &found);
         // What the machine has is judged by the plan; without one there is nothing to compare it with.
-        if let Some(engine) = report.take("plan", decide(config, machine, &found)) {
+        if let Some((engine, _)) = report.take("plan", decide_as_measured(config, machine, &found)) {
             if engine.n_gpu_layers() == 0 {
                 // A level that cannot be had leads to no plan.
                 let features = machine.kernel_features(&build_info()).unwrap_or_default();

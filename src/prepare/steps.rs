@@ -21,14 +21,15 @@ pub struct Plan {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Step {
-    /// Which kind: `locate`, `read_header`, `verify_digest`, `devices`, `memory`, `load_weights`, `start_workers`, `warm_up`.
+    /// Which kind: `locate`, `read_header`, `verify_digest`, `devices`, `memory`, `load_weights`,
+    /// `topology`, `start_workers`, `warm_up`, `calibrate`.
     pub kind: String,
     /// What it does here.
     pub detail: String,
 }
 
 impl Plan {
-    pub(super) fn of(engine: &PreparedEngine) -> Self {
+    pub(super) fn of(engine: &PreparedEngine, topology: String) -> Self {
         let mut steps = vec![];
         let mut step = |kind: &str, detail: String| steps.push(Step { kind: kind.into(), detail });
         let (info, files) = (engine.info(), engine.files());
@@ -68,6 +69,7 @@ impl Plan {
         let whose_threads = if engine.share_threads() { "for all together" } else { "each" };
         let (k, v) = engine.kv_types();
         let shape = format!("{slots} slots of {} positions, cache {k}/{v}", engine.n_ctx());
+        step("topology", topology);
         step(
             "start_workers",
             format!(
@@ -76,6 +78,13 @@ impl Plan {
             ),
         );
         step("warm_up", "decode one token in each; only then it is ready".into());
+        if engine.is_to_be_measured() {
+            step(
+                "calibrate",
+                "while nothing runs, half a second in all: one worker with all threads, and workers side by side"
+                    .into(),
+            );
+        }
         Self { steps, engine: engine.clone() }
     }
 

@@ -1,5 +1,7 @@
 //! What is chosen, refused and reduced, on machines that are not there.
 
+mod tuning;
+
 use super::choose::{Choices, choose};
 use super::files::Found;
 use super::preflight::{self, CheckStatus};
@@ -25,7 +27,7 @@ fn machine() -> MachineSnapshot {
 }
 
 fn on_cpu(config: &EngineConfig, machine: &MachineSnapshot) -> Result<Choices> {
-    choose(config, &header(), machine, false)
+    choose(config, &header(), machine, false, None)
 }
 
 fn with_gpus(sizes: &[u64]) -> MachineSnapshot {
@@ -58,7 +60,8 @@ fn streams_choose_workers_and_slots() {
         (choices.workers, choices.slots, choices.threads, choices.share_threads)
     };
     let (two, eight) = (MachineSnapshot::new(2, 32 * GIB), machine());
-    let streams = |n| config().with_streams(n);
+    // Without kernels that read the weights once for a batch.
+    let streams = |n| config().with_streams(n).with_repack(false);
     assert_eq!(shape(&config(), &eight), (1, 1, 8, false));
     assert_eq!(shape(&streams(1), &eight), (1, 1, 8, false));
     assert_eq!(shape(&streams(2), &two), (2, 1, 2, true));
@@ -78,8 +81,15 @@ fn streams_choose_workers_and_slots() {
     let enough_for_one = MachineSnapshot::new(8, one.memory.host().resident() + (1 << 20));
     assert!(many.memory.host().resident() > one.memory.host().resident());
     assert_eq!(on_cpu(&streams(8), &enough_for_one).unwrap().workers, 1);
+    // With them a worker has eight, but where only one may decode at a time.
+    let together = |n| config().with_streams(n);
+    assert_eq!(shape(&together(2), &two), (1, 2, 2, false));
+    assert_eq!(shape(&together(8), &two), (1, 8, 2, false));
+    assert_eq!(shape(&together(9), &two), (2, 5, 2, true));
+    assert_eq!(shape(&together(64), &eight), (4, 16, 8, true));
+    assert_eq!(shape(&together(8).with_deterministic(true), &two), (2, 1, 1, false));
     // A GPU computes a batch.
-    let gpu = choose(&streams(8), &header(), &with_gpus(&[16 * GIB]), true).unwrap();
+    let gpu = choose(&streams(8), &header(), &with_gpus(&[16 * GIB]), true, None).unwrap();
     assert_eq!((gpu.workers, gpu.slots), (1, 8));
 }
 
@@ -182,7 +192,7 @@ fn only_what_may_shrink_shrinks_and_it_is_said() {
 
 #[test]
 fn layers_go_to_the_gpus_and_are_accounted_for() {
-    let cuda = |config: &EngineConfig, machine: &MachineSnapshot| choose(config, &header(), machine, true);
+    let cuda = |config: &EngineConfig, machine: &MachineSnapshot| choose(config, &header(), machine, true, None);
     let one = cuda(&config(), &with_gpus(&[16 * GIB])).unwrap();
     assert_eq!((one.devices.as_slice(), one.n_gpu_layers), ([0].as_slice(), 31));
     let [host, gpu] = one.memory.places.as_slice() else { panic!("{:?}", one.memory) };
@@ -219,7 +229,7 @@ fn what_a_gpu_cannot_compute_is_not_left_to_the_cpu_in_silence() {
     let gpu = with_gpus(&[16 * GIB]);
     let nonlinear = config().with_kv_types(KvType::IQ4_NL, KvType::IQ4_NL);
     on_cpu(&nonlinear, &machine()).unwrap();
-    let error = choose(&nonlinear, &header(), &gpu, true).unwrap_err().to_string();
+    let error = choose(&nonlinear, &header(), &gpu, true, None).unwrap_err().to_string();
     assert!(error.starts_with("kv_type_k: GPUs cannot compute attention over iq4_nl"), "{error}");
 
     // See scripts/synthetic.py.
@@ -228,15 +238,15 @@ fn what_a_gpu_cannot_compute_is_not_left_to_the_cpu_in_silence() {
     let path = std::path::PathBuf::from(folder).join("deepseek2.gguf");
     let odd_heads = Header::open(std::slice::from_ref(&path)).unwrap();
     let config = EngineConfig::new(&path);
-    assert!(choose(&config, &odd_heads, &machine(), true).unwrap().flash_attention);
-    assert!(!choose(&config, &odd_heads, &gpu, true).unwrap().flash_attention);
-    let error = choose(&config.with_flash_attention(true), &odd_heads, &gpu, true).unwrap_err().to_string();
+    assert!(choose(&config, &odd_heads, &machine(), true, None).unwrap().flash_attention);
+    assert!(!choose(&config, &odd_heads, &gpu, true, None).unwrap().flash_attention);
+    let error = choose(&config.with_flash_attention(true), &odd_heads, &gpu, true, None).unwrap_err().to_string();
     assert!(error.starts_with("flash_attention: for heads of 288 and 256 elements GPUs have none"), "{error}");
 }
 
 #[test]
 fn nothing_spills_to_another_place() {
-    let cuda = |config: &EngineConfig, machine: &MachineSnapshot| choose(config, &header(), machine, true);
+    let cuda = |config: &EngineConfig, machine: &MachineSnapshot| choose(config, &header(), machine, true, None);
     let status = |result: Result<Choices>| result.unwrap_err().status();
     let tiny = with_gpus(&[900 << 20]);
     // It is too small for a context that was asked for, and is not helped out by the host.
@@ -291,7 +301,8 @@ fn names_and_steps() {
     }
     let plan = plan_on(&config(), &machine()).unwrap();
     let kinds: Vec<_> = plan.steps.iter().map(|step| step.kind.as_str()).collect();
-    let expected = ["locate", "read_header", "devices", "memory", "load_weights", "start_workers", "warm_up"];
+    let expected =
+        ["locate", "read_header", "devices", "memory", "load_weights", "topology", "start_workers", "warm_up"];
     assert_eq!(kinds, expected);
     assert_eq!(plan.to_json(), plan_on(&config(), &machine()).unwrap().to_json());
     assert_eq!(serde_json::from_str::<Plan>(&plan.to_json()).unwrap(), plan);
@@ -323,7 +334,7 @@ fn the_preflight_says_which_weights_have_no_fast_kernel() {
 
 #[test]
 fn the_preflight_compares_what_gpus_hold_with_what_is_free_there() {
-    let plan = choose(&config(), &header(), &with_gpus(&[16 * GIB; 2]), true).unwrap().memory;
+    let plan = choose(&config(), &header(), &with_gpus(&[16 * GIB; 2]), true, None).unwrap().memory;
     let needed = plan.places[1].resident().max(plan.places[2].resident());
     for (free, status, part) in [
         ([Some(needed), Some(16 * GIB)], CheckStatus::Pass, "GPU1: "),
@@ -394,7 +405,7 @@ fn the_preflight_says_what_is_wrong_and_what_to_do() {
 fn a_prohibited_gpu_is_named_in_the_report() {
     let device = DeviceInfo::new(0, "A", GIB).with_compute_mode(ComputeMode::Prohibited);
     let machine = machine().with_devices(Devices::present(13000, vec![device]));
-    let error = choose(&config().with_require_gpu(true), &header(), &machine, true).unwrap_err();
+    let error = choose(&config().with_require_gpu(true), &header(), &machine, true, None).unwrap_err();
     assert!(error.to_string().contains("prohibits"), "{error}");
 }
 

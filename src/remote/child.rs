@@ -11,11 +11,12 @@ use crate::isolation::{confine, install_handlers};
 use crate::job::Job;
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
-use crate::supervisor::Queue;
+use crate::supervisor::{Errand, Queue};
 use crate::telemetry::Telemetry;
 use crate::worker::{Cores, Snapshot, SnapshotPolicy, Worker, WorkerFault, WorkerState, load};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -104,8 +105,8 @@ fn begin(start: Start, host: &Arc<Host>) -> Result<Running, WorkerFault> {
             host.say_now(&ToHost::Loaded(report));
             #[cfg(feature = "fault-injection")]
             crate::supervisor::arm_worker(fault, restarts);
-            let life = state.begin_life();
-            let worker = Worker { index: 0, model, prepared, queue, state, life, snapshots, max_stall };
+            let (life, load) = (state.begin_life(), Some(model.times().into()));
+            let worker = Worker { index: 0, model, prepared, queue, state, life, load, snapshots, max_stall };
             worker.run(|| host.say_now(&ToHost::Ready))
         }
     };
@@ -131,6 +132,7 @@ fn begin(start: Start, host: &Arc<Host>) -> Result<Running, WorkerFault> {
 /// Does what the host says, until it is gone.
 fn listen(mut reader: Reader, running: &Running) {
     let mut jobs: HashMap<u64, Weak<Job>> = HashMap::new();
+    let mut wanted = Arc::new(AtomicBool::new(false));
     while let Ok(Some((message, blob))) = reader.next() {
         match message {
             // Once is enough.
@@ -143,6 +145,17 @@ fn listen(mut reader: Reader, running: &Running) {
             }
             // Where it waits it stays, and is freed when it is taken up.
             ToChild::Cancel { id } => drop(jobs.get(&id).and_then(Weak::upgrade).map(|job| job.cancel())),
+            ToChild::Measure(measure) => {
+                wanted.store(false, Ordering::Release);
+                wanted = Arc::new(AtomicBool::new(true));
+                let host = running.host.clone();
+                let errand = Errand::new(measure, wanted.clone(), Box::new(move |micros| host.step(micros)));
+                running.queue.measure([(0, errand)].into());
+            }
+            ToChild::StopMeasuring => {
+                wanted.store(false, Ordering::Release);
+                running.state.stop_measuring();
+            }
             ToChild::Threads(threads) => running.state.cores().told(threads),
             ToChild::Stop => {
                 running.queue.close();

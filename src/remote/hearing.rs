@@ -112,6 +112,15 @@ impl Hearing {
                 }
                 state.set_memory(places);
             }
+            ToHost::Started(phases) if !phases.are_times() => return Err(nonsense("a start without times")),
+            ToHost::Started(phases) => state.set_start_phases(Some(phases)),
+            ToHost::Step(micros) => {
+                let errand = self.link.standing().errand.take();
+                let errand = errand.ok_or_else(|| nonsense("a measurement that nobody wanted"))?;
+                state.has_measured();
+                state.tries(seat.life, false);
+                errand.answer(micros);
+            }
             ToHost::Measured(measured) => state.set_measured(measured),
             ToHost::Decoded { tokens, micros } => {
                 state.counters.decoded(tokens as usize, Duration::from_micros(micros));
@@ -367,6 +376,34 @@ mod tests {
         assert_eq!((ear.hears(loaded()), ear.hears(loaded())), (SENSE, NONSENSE));
         assert_eq!((ear.hears(ToHost::Ready), ear.hears(ToHost::Ready)), (SENSE, NONSENSE));
         assert_eq!(ear.told.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn it_measures_what_it_was_asked_to() {
+        use crate::supervisor::{Errand, Measure};
+        let mut ear = Ear::new();
+        assert_eq!(ear.hears(ToHost::Step(Some(1))), NONSENSE);
+        let (told, tell) = crossbeam_channel::unbounded();
+        let done = Box::new(move |micros| told.send(micros).unwrap());
+        let errand = Errand::new(Measure { streams: 1, threads: 1 }, Arc::default(), done);
+        ear.hearing.link.standing().errand = Some(errand);
+        assert_eq!((ear.hears(ToHost::Step(Some(7))), tell.try_recv()), (SENSE, Ok(Some(7))));
+        assert_eq!(ear.hears(ToHost::Step(Some(7))), NONSENSE, "twice");
+    }
+
+    #[test]
+    fn its_start_took_some_time() {
+        let mut ear = Ear::new();
+        let phases = |context_ms| {
+            ToHost::Started(
+                serde_json::from_value(
+                    serde_json::json!({ "load": null, "context_ms": context_ms, "warm_up_ms": 1.5 }),
+                )
+                .unwrap(),
+            )
+        };
+        assert_eq!((ear.hears(phases(-1.0)), ear.hears(phases(2.0))), (NONSENSE, SENSE));
+        assert_eq!(ear.hearing.seat.lock().state.start_phases().unwrap().context_ms, 2.0);
     }
 
     #[test]

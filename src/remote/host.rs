@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::isolation::ipc::{Blob, Outlet};
 use crate::isolation::thread::exit_now;
 use crate::status::Status;
-use crate::worker::{Measured, PlaceMemory, Snapshot};
+use crate::worker::{Measured, PlaceMemory, Snapshot, StartPhases};
 use std::time::Duration;
 
 /// Messages are kept until the loop turns: one system call per turn, and one wake-up of the host.
@@ -63,8 +63,16 @@ impl Host {
         self.say(&ToHost::Memory(places));
     }
 
+    pub(crate) fn started(&self, phases: StartPhases) {
+        self.say(&ToHost::Started(phases));
+    }
+
     pub(crate) fn measured(&self, measured: Measured) {
         self.say(&ToHost::Measured(measured));
+    }
+
+    pub(super) fn step(&self, micros: Option<u64>) {
+        self.say_now(&ToHost::Step(micros));
     }
 
     pub(crate) fn decoded(&self, tokens: usize, took: Duration) {

@@ -5,6 +5,7 @@ use super::message::ToChild;
 use crate::crash::CrashReason;
 use crate::isolation::child::Launched;
 use crate::isolation::ipc::{Blob, IpcError, Outbox};
+use crate::supervisor::Errand;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::worker::{Snapshot, WorkerFault};
 use std::collections::HashMap;
@@ -42,6 +43,8 @@ pub(super) struct Standing {
     pub heard_out: bool,
     /// It was told to end.
     pub sent_home: bool,
+    /// What it measures, for whoever wants to know.
+    pub errand: Option<Errand>,
     /// Of the requests that it runs.
     pub handed: HashMap<u64, Handed>,
 }
@@ -66,6 +69,7 @@ impl Link {
                 told: false,
                 heard_out: false,
                 sent_home: false,
+                errand: None,
                 handed: HashMap::new(),
             }),
             changed: Condvar::new(),
@@ -139,6 +143,11 @@ impl Link {
     /// The request has ended. For any thread of the host's.
     pub(crate) fn cancel(&self, id: u64) {
         let _ = self.send(&ToChild::Cancel { id }, None);
+    }
+
+    /// What it measures is not wanted any more.
+    pub(crate) fn stop_measuring(&self) {
+        let _ = self.send(&ToChild::StopMeasuring, None);
     }
 
     /// How many threads it is to compute with from now on. Holds no lock: it is called under others.

@@ -7,7 +7,8 @@ use crate::isolation::confine::{Confinement, ConfinementReport};
 use crate::native::cpu_level;
 use crate::request::Request;
 use crate::status::Status;
-use crate::worker::{Measured, PlaceMemory, SnapshotHead};
+use crate::supervisor::Measure;
+use crate::worker::{Measured, PlaceMemory, SnapshotHead, StartPhases};
 use serde::{Deserialize, Serialize};
 
 /// What the host tells a child.
@@ -18,7 +19,12 @@ pub(super) enum ToChild {
     /// A request; the state of its snapshot goes along.
     Run(Box<Run>),
     /// The request has ended: its slot is to be freed.
-    Cancel { id: u64 },
+    Cancel {
+        id: u64,
+    },
+    /// It has nothing to do: to be measured, unless that is not wanted any more.
+    Measure(Measure),
+    StopMeasuring,
     /// It computes with so many threads from now on.
     Threads(u32),
     /// Ends a running decode, frees everything, and ends.
@@ -69,7 +75,11 @@ pub(super) enum ToHost {
     Kept(u64, u64),
     /// What the engine allocated.
     Memory(Vec<PlaceMemory>),
+    /// How long its start took.
+    Started(StartPhases),
     Measured(Measured),
+    /// Microseconds of what was to be measured; `None`: it was not.
+    Step(Option<u64>),
     /// The engine was called once.
     Decoded {
         tokens: u32,

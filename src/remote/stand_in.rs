@@ -15,7 +15,7 @@ use crate::isolation::thread;
 use crate::job::Job;
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
-use crate::supervisor::{Popped, Queue, Taker};
+use crate::supervisor::{Errand, Popped, Queue, Taker};
 use crate::sync::Mutex;
 use crate::worker::{Snapshot, SnapshotPolicy, WorkerFault, WorkerState};
 use std::path::PathBuf;
@@ -264,9 +264,27 @@ impl StandIn {
         }
         let wait = if running.is_empty() && flushed { IDLE } else { SOON };
         let suspects = !running.iter().any(|job| job.part().is_suspect());
-        let by = Taker { worker: seat.index.unwrap_or_default(), suspects, busy: !running.is_empty() };
-        if let Popped::Job(job, position) = self.remote.queue.pop(wait, by) {
-            self.hand_over(seat, job, position);
+        let by = Taker { worker: seat.index.unwrap_or_default(), suspects, running: running.len() as u32 };
+        match self.remote.queue.pop(wait, by) {
+            Popped::Job(job, position) => self.hand_over(seat, job, position),
+            Popped::Errand(errand) => self.send_on(seat, errand),
+            Popped::Empty | Popped::Closed => {}
+        }
+    }
+
+    /// Has the child measure something.
+    fn send_on(&self, seat: &Seat, errand: Errand) {
+        let measure = errand.measure;
+        // Before it is sent: the child learns its share first.
+        seat.state.tries(seat.life, true);
+        seat.state.measures_in(self.link.clone());
+        let before = self.link.standing().errand.replace(errand);
+        drop(before);
+        let _ = self.link.send(&ToChild::Measure(measure), None);
+        // Whoever took it back before found nobody to tell.
+        let is_wanted = self.link.standing().errand.as_ref().is_some_and(Errand::is_wanted);
+        if !is_wanted {
+            self.link.stop_measuring();
         }
     }
 

@@ -61,6 +61,8 @@ pub(super) enum Report {
     GiveUp(Status, String),
     /// A line is to be logged, as a self-test.
     Log(Sender<Seen>),
+    /// A worker has measured something, or could not.
+    Measured(u64, Option<u64>),
     Stop,
 }
 
@@ -173,10 +175,16 @@ impl Control {
             self.deadlines.turn(Instant::now());
             self.unload_if_idle();
             self.finish_unload();
+            self.calibrate();
             // Nothing is started any more once it stops: what was due would stay due.
             let restart = self.policy.next().filter(|_| !self.stopping && !self.unload.is_under_way());
-            let next =
-                restart.into_iter().chain(self.deadlines.next()).chain(self.unload_at()).chain(self.spare_at()).min();
+            let next = restart
+                .into_iter()
+                .chain(self.deadlines.next())
+                .chain(self.unload_at())
+                .chain(self.spare_at())
+                .chain(self.calibrate_at())
+                .min();
             let wait = next.map_or(TURN, |at| at.saturating_duration_since(Instant::now()).min(TURN));
             match self.shared.reports.recv_timeout(wait) {
                 Ok(Report::Loaded(result)) => self.loaded(result),
@@ -198,6 +206,7 @@ impl Control {
                 Ok(Report::Log(answer)) => {
                     let _ = answer.send(self_test::emit(&self.shared.telemetry.identity.pool_id));
                 }
+                Ok(Report::Measured(id, micros)) => self.measured(id, micros),
                 Ok(Report::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.stopping = true;
                     self.spare.iter().for_each(remote::Handle::look);
@@ -222,7 +231,9 @@ impl Control {
             memory.iter().filter(|place| (place.place != HOST) == on_gpu).map(|place| place.allocated_bytes).sum()
         };
         let (memory_bytes, vram_used_bytes) = (bytes(false), bytes(true));
-        log_worker!(info, self, i, memory_bytes, vram_used_bytes, "worker ready");
+        let start = state.start_phases();
+        let (context_ms, warm_up_ms) = (start.map(|start| start.context_ms), start.map(|start| start.warm_up_ms));
+        log_worker!(info, self, i, memory_bytes, vram_used_bytes, context_ms, warm_up_ms, "worker ready");
     }
 
     pub(super) fn ended(&mut self, i: usize, end: Result<Result<(), WorkerFault>, Death>) {
@@ -234,6 +245,7 @@ impl Control {
             // In order, because the queue was closed: what was still running, or was taken just before, ends here.
             Ok(Ok(())) => {
                 self.shared.workers[i].set_ready(false);
+                self.shared.queue.forget(u32::try_from(i).expect("few workers"));
                 log_worker!(info, self, i, "worker ended");
                 if self.is_replaced(i) {
                     return;
@@ -291,6 +303,7 @@ impl Control {
         let state = &self.shared.workers[i];
         state.set_ready(false);
         self.shared.queue.forget(u32::try_from(i).expect("few workers"));
+        self.calibration_died();
         let (status, message) = (fault.status(), format!("worker {i} failed: {fault}"));
         // After a memory fault nobody knows what was written to before, in the process that had it; after an error of CUDA, what
         // still works there.

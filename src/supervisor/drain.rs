@@ -51,6 +51,7 @@ impl Pool {
             // Whoever is put in its place afterwards sees that the gate is not open any more.
             let current = self.runs.lock().current.clone();
             current.queue.drain();
+            current.interrupt_calibration();
             let pool_id = &current.telemetry.identity.pool_id;
             let (queue_depth, leases) = (current.queue.depths().total(), self.common.gate.look().1);
             tracing::info!(pool_id, queue_depth, leases, timeout_ms = ?timeout.map(|t| t.as_millis()), "drain begins");

@@ -1,10 +1,11 @@
 //! What a supervisor says of itself.
 
+use super::calibration::Calibration;
 use super::policy::BreakerState;
 use crate::config::{Isolation, TaintPolicy};
 use crate::crash::Crash;
 use crate::status::Status;
-use crate::worker::{PlaceMemory, WorkerProcess};
+use crate::worker::{LoadPhases, PlaceMemory, StartPhases, WorkerProcess};
 use serde::Serialize;
 
 /// State of a supervisor as a whole.
@@ -62,6 +63,12 @@ pub struct Health {
     pub compute_threads: u32,
     /// How much of the model is loaded, 0 to 1.
     pub load_progress: f32,
+    /// Where the time of the last load went that threads share; `None` before it is done, and where workers are processes: each
+    /// loads for itself, see [`WorkerHealth::start_phases`].
+    pub load_phases: Option<LoadPhases>,
+    /// What was measured to spread requests by; `None` but with [`Tuning::Auto`](crate::Tuning::Auto), where there are several
+    /// workers.
+    pub calibration: Option<Calibration>,
     /// Requests that wait for a slot.
     pub queue_depth: usize,
     /// The same by their priority.
@@ -110,7 +117,7 @@ impl QueueDepths {
 }
 
 /// A look at a worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WorkerHealth {
     /// As in [`Health::ready`], for this one.
@@ -129,6 +136,8 @@ pub struct WorkerHealth {
     pub memory_bytes: u64,
     /// The same by place, beside what was planned, and which weights are there; empty before it has a context.
     pub memory: Vec<PlaceMemory>,
+    /// Where the time of its start went; `None` until it is ready.
+    pub start_phases: Option<StartPhases>,
     /// Tokens of a prompt that it decodes at a time; 0 before it has measured that.
     pub prefill_piece: u32,
     /// Most tokens that it guesses ahead: the engine's `draft_max`, or 0 where checking several tokens in one decode gives

@@ -2,6 +2,7 @@
 
 mod admission;
 mod blame;
+mod calibration;
 mod common;
 mod control;
 mod deadline;
@@ -28,15 +29,16 @@ mod watcher;
 
 pub(crate) use crate::job::Job;
 pub(crate) use blame::Part;
+pub use calibration::{Calibration, CalibrationState};
 pub(crate) use deadline::{Due, Limits};
 pub use drain::DrainReport;
 #[cfg(feature = "fault-injection")]
-pub(crate) use fault::{arm_load, arm_worker};
+pub(crate) use fault::{arm_load, arm_worker, dies_measuring};
 pub use handoff::HandoffRecord;
 pub use health::{Health, QueueDepths, State, WorkerHealth};
 pub use lease::Lease;
 pub use policy::BreakerState;
-pub(crate) use queue::{Popped, Queue, Taker};
+pub(crate) use queue::{Errand, Measure, Popped, Queue, Taker};
 pub use reload::ReloadReport;
 pub use self_test::{SelfTestReport, SelfTestStatus, SelfTestStep};
 pub use watcher::{HandoffChange, HandoffWatcher};

@@ -3,7 +3,11 @@
 //! A channel would do for order and bound, but a cancelled request has to give its place back at once, and closing
 //! has to return what is left.
 
+mod errand;
 mod order;
+mod spread;
+#[cfg(test)]
+mod tests;
 
 use super::gate::Entry;
 use super::health::QueueDepths;
@@ -12,7 +16,9 @@ use crate::job::Job;
 use crate::request::Priority;
 use crate::sync::tried::{Condvar, Mutex};
 use crate::telemetry::Trace;
+pub(crate) use errand::{Errand, Measure};
 use order::Order;
+use spread::Spread;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,6 +43,11 @@ struct Inner {
     moved: bool,
     /// Workers that wait and are not busy.
     idle: Vec<u32>,
+    /// What workers are to measure while nothing waits and they have nothing.
+    errands: HashMap<u32, Errand>,
+    spread: Spread,
+    /// Since when a request is left to workers that have others.
+    left_since: Option<Instant>,
     /// How the texts began that each worker had last, see [`Job::beginning`](crate::job::Job::beginning).
     known: HashMap<u32, VecDeque<u64>>,
 }
@@ -45,6 +56,8 @@ struct Inner {
 pub(crate) enum Popped {
     /// A request, and how many were to be taken before it when it came.
     Job(Arc<Job>, u32),
+    /// Something to measure, for one that has no request.
+    Errand(Errand),
     Empty,
     Closed,
 }
@@ -55,19 +68,30 @@ pub(crate) struct Taker {
     pub worker: u32,
     /// Also one that may be what its worker died of, see `blame`; who runs one takes no other.
     pub suspects: bool,
-    /// It has others already: those that have none come first.
-    pub busy: bool,
+    /// How many it has already: those that have none come first, unless a calibration says otherwise.
+    pub running: u32,
+}
+
+impl Taker {
+    fn is_busy(self) -> bool {
+        self.running > 0
+    }
 }
 
 enum Next {
     Take(Arc<Job>, u32),
-    /// There is one, for another worker.
+    Errand(Errand),
+    /// There is one, for another worker that waits.
     Leave,
+    /// There is one, for a worker that has others, if such a one takes it until then.
+    LeaveToBusy(Instant),
     Nothing,
 }
 
 /// Beginnings that are remembered of each worker: about as many as it has in its slots or saved.
 const KNOWN: usize = 32;
+/// How long a request is left to workers that have others: such a one may take long for its turn, or be about to die.
+const LEFT_FOR: Duration = Duration::from_millis(300);
 
 pub(crate) enum PushError {
     /// To be pushed where requests go now.
@@ -87,6 +111,9 @@ impl Queue {
             held: false,
             moved: false,
             idle: vec![],
+            errands: HashMap::new(),
+            spread: Spread::default(),
+            left_since: None,
             known: HashMap::new(),
         };
         let (changed, changed_for_busy) = (Condvar::new(), Condvar::new());
@@ -109,6 +136,10 @@ impl Queue {
         job.events.trace(Trace::accepted);
         inner.waiting.push(priority, (job, position));
         self.notify_one(&inner);
+        let errands = std::mem::take(&mut inner.errands);
+        drop(inner);
+        // Outside the lock: whoever wants them is told.
+        drop(errands);
         Ok(dropped.map(|(job, _)| job))
     }
 
@@ -121,6 +152,19 @@ impl Queue {
         inner.again.push_back(job);
         self.notify_one(&inner);
         true
+    }
+
+    /// Has these workers measure something, each when it has nothing else to do; those of before are dropped.
+    pub(crate) fn measure(&self, errands: HashMap<u32, Errand>) {
+        let before = std::mem::replace(&mut self.inner.lock().errands, errands);
+        drop(before);
+        self.changed.notify_all();
+    }
+
+    /// From now on requests are spread over so many workers of `slots` slots: for 1, 2, 3 and more that run.
+    pub(crate) fn spread(&self, workers_for: Vec<u32>, slots: u32) {
+        self.inner.lock().spread.set(workers_for, slots);
+        self.notify_all();
     }
 
     /// Has one who waits look again: rather one who has nothing to do.
@@ -151,19 +195,25 @@ impl Queue {
             if inner.held || inner.entry == Entry::Closed {
                 return Popped::Closed;
             }
+            let mut until = deadline;
             match inner.next_for(by) {
                 Next::Take(job, position) => return Popped::Job(job, position),
+                Next::Errand(errand) => return Popped::Errand(errand),
                 Next::Leave => self.changed.notify_all(),
+                Next::LeaveToBusy(patience) => {
+                    until = deadline.min(patience);
+                    self.changed_for_busy.notify_all();
+                }
                 Next::Nothing => {}
             }
             if timed_out {
                 return Popped::Empty;
             }
-            timed_out = match by.busy {
+            timed_out = match by.is_busy() {
                 true => self.changed_for_busy.wait_until(&mut inner, deadline),
                 false => {
                     inner.idle.push(by.worker);
-                    let timed_out = self.changed.wait_until(&mut inner, deadline);
+                    let timed_out = self.changed.wait_until(&mut inner, until) && until == deadline;
                     if let Some(at) = inner.idle.iter().position(|worker| *worker == by.worker) {
                         inner.idle.swap_remove(at);
                     }
@@ -175,7 +225,13 @@ impl Queue {
 
     /// The worker has died: it knows nothing any more.
     pub(crate) fn forget(&self, worker: u32) {
-        self.inner.lock().known.remove(&worker);
+        let mut inner = self.inner.lock();
+        inner.known.remove(&worker);
+        inner.spread.has(worker, 0);
+        if inner.left_since.take().is_some() {
+            // What it was left is for others.
+            self.notify_all();
+        }
     }
 
     /// Whether workers are to go home, as [`pop`](Self::pop) says it.
@@ -273,15 +329,21 @@ impl Queue {
 impl Inner {
     /// What a worker is to take: idle ones before busy ones, and of several idle ones the one that knows how it begins.
     fn next_for(&mut self, by: Taker) -> Next {
+        self.spread.has(by.worker, by.running);
         // Looked at before each token of a busy worker: nobody is to be woken for nothing.
         if self.again.is_empty() && self.waiting.len() == 0 {
-            return Next::Nothing;
+            self.left_since = None;
+            let errand = (!by.is_busy()).then(|| self.errands.remove(&by.worker)).flatten();
+            return errand.map_or(Next::Nothing, Next::Errand);
         }
+        let for_busy = self.is_for_busy();
         let of_again = self.again.iter().position(|job| by.suspects || !job.part().is_suspect());
-        if by.busy && self.again.len() + self.waiting.len() <= self.idle.len() && of_again.is_none() {
+        let few = self.again.len() + self.waiting.len() <= self.idle.len();
+        if by.is_busy() && few && for_busy.is_none() && of_again.is_none() {
             return Next::Leave;
         }
         if let Some(job) = of_again.and_then(|at| self.again.remove(at)) {
+            self.spread.takes(by.worker);
             return Next::Take(job, 0);
         }
         let Some((job, _)) = self.waiting.peek() else { return Next::Nothing };
@@ -289,12 +351,29 @@ impl Inner {
         if !self.knows(by.worker, beginning) && self.idle.iter().any(|idle| self.knows(*idle, beginning)) {
             return Next::Leave;
         }
+        if let Some(patience) = for_busy
+            && !by.is_busy()
+            && !self.knows(by.worker, beginning)
+        {
+            return Next::LeaveToBusy(patience);
+        }
         let Some((job, position)) = self.waiting.pop() else { return Next::Nothing };
+        self.left_since = None;
+        self.spread.takes(by.worker);
         let known = self.known.entry(by.worker).or_default();
         known.retain(|other| *other != beginning);
         known.push_front(beginning);
         known.truncate(KNOWN);
         Next::Take(job, position)
+    }
+
+    /// Until when the next request is for a worker that has others, if it is.
+    fn is_for_busy(&mut self) -> Option<Instant> {
+        if !self.spread.is_for_busy() {
+            return None;
+        }
+        let patience = *self.left_since.get_or_insert_with(Instant::now) + LEFT_FOR;
+        (Instant::now() < patience).then_some(patience)
     }
 
     fn knows(&self, worker: u32, beginning: u64) -> bool {
@@ -304,200 +383,5 @@ impl Inner {
     fn take(&mut self) -> Vec<Arc<Job>> {
         let Self { again, waiting, .. } = self;
         again.drain(..).chain(waiting.drain().map(|(job, _)| job)).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Request;
-    use crate::supervisor::blame::judge;
-    use crate::telemetry::Telemetry;
-
-    fn job(queue: &Arc<Queue>, id: u64) -> Arc<Job> {
-        job_of(queue, id, "a")
-    }
-
-    fn job_of(queue: &Arc<Queue>, id: u64, prompt: &str) -> Arc<Job> {
-        let telemetry = Arc::new(Telemetry::new(Default::default(), 1, Arc::default()));
-        Arc::new(Job::new(id, Request::prompt(prompt), None, Arc::downgrade(queue), telemetry))
-    }
-
-    fn taker(suspects: bool) -> Taker {
-        Taker { worker: 0, suspects, busy: false }
-    }
-
-    /// What a worker gets without waiting.
-    fn taken(queue: &Queue, worker: u32, busy: bool) -> Option<u64> {
-        match queue.pop(Duration::ZERO, Taker { worker, suspects: true, busy }) {
-            Popped::Job(job, _) => Some(job.id),
-            _ => None,
-        }
-    }
-
-    /// A worker that waits in a thread of its own, and what it gets.
-    fn waiting(queue: &Arc<Queue>, worker: u32) -> std::thread::JoinHandle<Option<u64>> {
-        let before = queue.inner.lock().idle.len();
-        let waits = std::thread::spawn({
-            let queue = queue.clone();
-            move || match queue.pop(Duration::from_secs(60), Taker { worker, suspects: true, busy: false }) {
-                Popped::Job(job, _) => Some(job.id),
-                _ => None,
-            }
-        });
-        while queue.inner.lock().idle.len() == before {
-            std::thread::yield_now();
-        }
-        waits
-    }
-
-    #[test]
-    fn who_has_nothing_to_do_comes_first() {
-        let queue = Arc::new(Queue::new(9, QueueFullPolicy::Reject));
-        let idle = waiting(&queue, 1);
-        // Both look at the same moment.
-        let mut inner = queue.inner.lock();
-        inner.waiting.push(Priority::Interactive, (job(&queue, 1), 0));
-        inner.waiting.push(Priority::Interactive, (job(&queue, 2), 0));
-        drop(inner);
-        assert_eq!(taken(&queue, 0, true), Some(1), "there are two, and one who waits");
-        assert_eq!(taken(&queue, 0, true), None, "the last one is for who waits");
-        assert_eq!(idle.join().unwrap(), Some(2), "who was told of it");
-        let idle = waiting(&queue, 1);
-        let nothing = queue.inner.lock().next_for(Taker { busy: true, ..taker(true) });
-        assert!(matches!(nothing, Next::Nothing), "nobody is woken for nothing");
-        queue.close();
-        assert_eq!(idle.join().unwrap(), None);
-    }
-
-    #[test]
-    fn of_those_that_wait_the_one_that_knows_the_beginning_takes_it() {
-        let queue = Arc::new(Queue::new(9, QueueFullPolicy::Reject));
-        let push = |id, prompt: &str| assert!(queue.push(job_of(&queue, id, prompt), false).is_ok());
-        let (long, other) = ("once upon a time ".repeat(40), "something else".to_owned());
-        push(1, &(long.clone() + "one"));
-        assert_eq!(taken(&queue, 1, false), Some(1));
-        push(2, &other);
-        assert_eq!(taken(&queue, 0, false), Some(2));
-        let knows = waiting(&queue, 1);
-        push(3, &(long.clone() + "another"));
-        assert_eq!(knows.join().unwrap(), Some(3));
-        // For one that knows it no longer, nothing is left.
-        let knew = waiting(&queue, 1);
-        queue.forget(1);
-        let mut inner = queue.inner.lock();
-        inner.waiting.push(Priority::Interactive, (job_of(&queue, 4, &long), 0));
-        drop(inner);
-        assert_eq!(taken(&queue, 0, false), Some(4));
-        // A busy one that knows it is not waited for.
-        push(5, &long);
-        queue.forget(0);
-        assert_eq!(taken(&queue, 2, false), Some(5));
-        queue.close();
-        assert_eq!(knew.join().unwrap(), None);
-    }
-
-    #[test]
-    fn first_in_first_out_bounded_and_a_cancelled_job_gives_its_place_back() {
-        let queue = Arc::new(Queue::new(2, QueueFullPolicy::Reject));
-        let (a, b, c) = (job(&queue, 1), job(&queue, 2), job(&queue, 3));
-        assert!(queue.push(a.clone(), false).is_ok() && queue.push(b, false).is_ok());
-        assert!(matches!(queue.push(c.clone(), false), Err(PushError::Full(2))));
-        a.cancel().unwrap();
-        assert!(queue.push(c, false).is_ok());
-        let ids: Vec<_> = std::iter::from_fn(|| match queue.pop(Duration::ZERO, taker(true)) {
-            Popped::Job(job, _) => Some(job.id),
-            _ => None,
-        })
-        .collect();
-        assert_eq!(ids, [2, 3]);
-    }
-
-    #[test]
-    fn those_whose_worker_died_come_first_and_suspects_only_where_they_are_welcome() {
-        let queue = Arc::new(Queue::new(1, QueueFullPolicy::Reject));
-        let (suspect, bystander) = (job(&queue, 2), job(&queue, 3));
-        let mut parts = [(*suspect.part(), 0)];
-        judge(&mut parts);
-        *suspect.part() = parts[0].0;
-        assert!(queue.push(job(&queue, 1), false).is_ok());
-        assert!(queue.push_again(suspect) && queue.push_again(bystander), "past the bound");
-        assert_eq!(queue.depths().total(), 3);
-        for (suspects, id) in [(false, 3), (false, 1), (true, 2)] {
-            assert!(matches!(queue.pop(Duration::ZERO, taker(suspects)), Popped::Job(job, 0) if job.id == id));
-        }
-        assert!(queue.push_again(job(&queue, 4)));
-        queue.remove(4);
-        assert!(queue.push_again(job(&queue, 5)));
-        assert_eq!(queue.close().len(), 1);
-        assert!(!queue.push_again(job(&queue, 6)));
-    }
-
-    #[test]
-    fn closing_wakes_a_waiting_worker_and_returns_the_rest() {
-        let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
-        let worker = std::thread::spawn({
-            let queue = queue.clone();
-            move || matches!(queue.pop(Duration::from_secs(60), taker(true)), Popped::Closed)
-        });
-        std::thread::sleep(Duration::from_millis(10));
-        assert!(queue.close().is_empty());
-        assert!(worker.join().unwrap());
-        assert!(matches!(queue.push(job(&queue, 1), true), Err(PushError::Closed)));
-    }
-
-    #[test]
-    fn who_has_nothing_to_do_gets_a_request_first() {
-        let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
-        let waits = |busy| {
-            let queue = queue.clone();
-            let by = Taker { busy, ..taker(true) };
-            std::thread::spawn(move || match queue.pop(Duration::from_secs(60), by) {
-                Popped::Job(job, _) => Some(job.id),
-                _ => None,
-            })
-        };
-        let busy = waits(true);
-        std::thread::sleep(Duration::from_millis(50));
-        let idle = waits(false);
-        std::thread::sleep(Duration::from_millis(50));
-        assert!(queue.push(job(&queue, 1), false).is_ok());
-        assert_eq!(idle.join().unwrap(), Some(1));
-        assert!(queue.push(job(&queue, 2), false).is_ok());
-        assert_eq!(busy.join().unwrap(), Some(2));
-        let (busy, idle) = (waits(true), waits(false));
-        std::thread::sleep(Duration::from_millis(50));
-        queue.close();
-        assert_eq!((busy.join().unwrap(), idle.join().unwrap()), (None, None));
-    }
-
-    #[test]
-    fn held_it_sends_workers_home_and_keeps_what_comes_in() {
-        let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
-        assert!(queue.push(job(&queue, 1), false).is_ok());
-        assert!(!queue.hold_if(|| true), "one waits");
-        assert!(matches!(queue.pop(Duration::ZERO, taker(true)), Popped::Job(..)));
-        assert!(!queue.hold_if(|| false));
-        assert!(matches!(queue.pop(Duration::ZERO, taker(true)), Popped::Empty));
-        assert!(queue.hold_if(|| true));
-        assert!(queue.push(job(&queue, 2), false).is_ok());
-        assert!(matches!(queue.pop(Duration::from_secs(60), taker(true)), Popped::Closed));
-        queue.release();
-        assert!(matches!(queue.pop(Duration::ZERO, taker(true)), Popped::Job(job, _) if job.id == 2));
-    }
-
-    #[test]
-    fn while_it_drains_only_those_with_a_lease_come_in_and_what_waits_is_taken() {
-        let queue = Arc::new(Queue::new(8, QueueFullPolicy::Reject));
-        assert!(queue.push(job(&queue, 1), false).is_ok());
-        queue.drain();
-        assert!(matches!(queue.push(job(&queue, 2), false), Err(PushError::Draining)));
-        assert!(queue.push(job(&queue, 3), true).is_ok());
-        for id in [1, 3] {
-            assert!(matches!(queue.pop(Duration::ZERO, taker(true)), Popped::Job(job, _) if job.id == id));
-        }
-        queue.close();
-        queue.drain();
-        assert!(matches!(queue.push(job(&queue, 4), true), Err(PushError::Closed)), "it stays closed");
     }
 }

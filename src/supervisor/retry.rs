@@ -44,6 +44,7 @@ impl Shared {
             job.fail(Failed::new(Status::WorkerReset, message));
             return;
         }
+        self.interrupt_calibration();
         if job.events.restart(reason) && !self.queue.push_again(job.clone()) {
             job.fail(Failed::new(Status::WorkerReset, format!("{reason}, and no other will take its place")));
         }

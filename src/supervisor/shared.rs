@@ -1,5 +1,6 @@
 //! What the owner's handle, the control thread and the workers of one engine share.
 
+use super::calibration::{Calibration, Calibrator};
 use super::common::Common;
 use super::control::Report;
 use super::gate::Entry;
@@ -66,6 +67,8 @@ pub(super) struct Shared {
     pub handoff: Handoff,
     pub snapshots: Arc<SnapshotPolicy>,
     pub cores: Arc<Cores>,
+    /// Where there is something to choose by measuring.
+    pub(super) calibrator: Option<Calibrator>,
     pub quarantine: Mutex<Quarantine>,
     pub common: Arc<Common>,
     /// While it is on trial: the engine that would run its requests if it failed.
@@ -121,8 +124,13 @@ impl Shared {
         let telemetry = Arc::new(Telemetry::of(&prepared, &common.counts));
         let cores = Arc::new(Cores::new(prepared.threads(), prepared.share_threads()));
         let worker = |counters: &Arc<WorkerCounters>| Arc::new(WorkerState::new(counters.clone(), cores.clone()));
+        let (calibrator, queue) = (Calibrator::new(&prepared), Queue::new(config.queue_capacity, config.queue_full));
+        if let Some(Calibration { spread, .. }) = calibrator.as_ref().map(Calibrator::look) {
+            queue.spread(spread, prepared.slots());
+        }
         Ok(Self {
-            queue: Arc::new(Queue::new(config.queue_capacity, config.queue_full)),
+            queue: Arc::new(queue),
+            calibrator,
             workers: telemetry.workers.iter().map(worker).collect(),
             cores: cores.clone(),
             telemetry,
@@ -346,6 +354,8 @@ impl Shared {
             slots_free: workers.iter().filter(|worker| worker.ready).map(free).sum(),
             compute_threads: self.cores.share(),
             load_progress: f32::from_bits(self.load_progress.load(Ordering::Relaxed)),
+            load_phases: self.telemetry.load_phases(),
+            calibration: self.calibrator.as_ref().map(Calibrator::look),
             queue_depth: queued.total(),
             queue_depth_by_priority: queued,
             leases,
@@ -376,6 +386,7 @@ impl Shared {
             active: worker.active(),
             memory_bytes: memory.iter().map(|place| place.allocated_bytes).sum(),
             memory,
+            start_phases: worker.start_phases(),
             prefill_piece: worker.prefill_piece(),
             draft_max: worker.draft_max(),
             kv_used,

@@ -11,7 +11,7 @@ use crate::isolation::thread::{self, Death};
 use crate::native::{self, Model};
 use crate::remote::{self, Heard, Remote, Seat};
 use crate::status::Status;
-use crate::worker::{Worker, WorkerFault, WorkerState, load};
+use crate::worker::{LoadPhases, Worker, WorkerFault, WorkerState, load};
 use std::ffi::CString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -122,10 +122,20 @@ impl Control {
         self.loaded = true;
         self.shared.loading(1.0);
         let (took, identity) = (self.load_began.elapsed(), &self.shared.telemetry.identity);
-        self.shared.telemetry.loaded(took);
+        let phases = self.model.as_ref().map(|model| LoadPhases::from(model.times()));
+        self.shared.telemetry.loaded(took, phases);
         let load_ms = took.as_secs_f64() * 1e3;
         let model = self.shared.prepared.model().display().to_string();
-        tracing::info!(pool_id = identity.pool_id, model_id = identity.model_id, model, load_ms, "model loaded");
+        tracing::info!(
+            pool_id = identity.pool_id,
+            model_id = identity.model_id,
+            model,
+            load_ms,
+            header_ms = phases.map(|phases| phases.header_ms),
+            mapping_ms = phases.map(|phases| phases.mapping_ms),
+            weights_ms = phases.map(|phases| phases.weights_ms),
+            "model loaded"
+        );
         self.shared.set_stage(Stage::Running);
     }
 
@@ -159,6 +169,8 @@ impl Control {
             prepared: self.shared.prepared.clone(),
             queue: self.shared.queue.clone(),
             life: state.begin_life(),
+            // For all of them.
+            load: None,
             state,
             snapshots: self.shared.snapshots.clone(),
             max_stall: Duration::from_millis(self.shared.config.max_stall_ms),
@@ -298,9 +310,11 @@ impl Control {
             return;
         }
         let mut threads = false;
-        for (body, state) in self.workers.iter().zip(&self.shared.workers) {
+        for ((body, state), i) in self.workers.iter().zip(&self.shared.workers).zip(0..) {
             if let Some(Body::Domain(_)) = body {
                 state.retire(true);
+                // It looks for nothing more.
+                self.shared.queue.forget(i);
                 threads = true;
             }
         }

@@ -43,6 +43,7 @@ impl Shared {
         self.watch_later(&job);
         match self.queue.push(job.clone(), leased) {
             Ok(dropped) => {
+                self.interrupt_calibration();
                 if let Some(dropped) = dropped {
                     self.drop_for_another(&dropped);
                 }
@@ -89,6 +90,7 @@ impl Shared {
 
     /// Takes requests that waited for another engine.
     pub(super) fn adopt(&self, jobs: Vec<Arc<Job>>) {
+        self.interrupt_calibration();
         for job in &jobs {
             job.moves(Arc::downgrade(&self.queue), self.telemetry.clone());
             self.watch_later(job);

@@ -114,6 +114,7 @@ impl Control {
         }
         phase.stage = Stage::Unloading;
         drop(phase);
+        self.shared.interrupt_calibration();
         self.unload.under_way = true;
         self.spare.iter().for_each(crate::remote::Handle::look);
         self.dead.extend(self.spare.take().map(Body::Child));

@@ -6,6 +6,8 @@ use crate::crash::CrashReason;
 use crate::event::FinishReason;
 use crate::prepare::PreparedEngine;
 use crate::status::Status;
+use crate::sync::Mutex;
+use crate::worker::LoadPhases;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -102,6 +104,7 @@ pub(crate) struct Telemetry {
     left: Counter,
     /// Microseconds; 0 until the model is loaded.
     load_us: AtomicU64,
+    load_phases: Mutex<Option<LoadPhases>>,
 }
 
 impl Telemetry {
@@ -114,6 +117,7 @@ impl Telemetry {
             came: Counter::default(),
             left: Counter::default(),
             load_us: AtomicU64::new(0),
+            load_phases: Mutex::default(),
         }
     }
 
@@ -142,7 +146,9 @@ impl Telemetry {
         self.came.get().saturating_sub(left)
     }
 
-    pub(crate) fn loaded(&self, took: Duration) {
+    /// `phases`: where workers share what was loaded.
+    pub(crate) fn loaded(&self, took: Duration, phases: Option<LoadPhases>) {
+        *self.load_phases.lock() = phases;
         self.load_us.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }
 
@@ -151,6 +157,10 @@ impl Telemetry {
             0 => None,
             us => Some(us as f64 / 1e3),
         }
+    }
+
+    pub(crate) fn load_phases(&self) -> Option<LoadPhases> {
+        *self.load_phases.lock()
     }
 
     /// Milliseconds until so many requests will have ended, by how long the last ones took; `None` before any has run.

@@ -6,7 +6,7 @@ use super::prometheus;
 use crate::prepare::HOST;
 use crate::status::Status;
 use crate::supervisor::{Health, QueueDepths, WorkerHealth};
-use crate::worker::PlaceMemory;
+use crate::worker::{LoadPhases, PlaceMemory, StartPhases};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -32,6 +32,8 @@ pub struct Metrics {
     pub uptime_ms: u64,
     /// Milliseconds that loading the model took; `None` until it is loaded.
     pub load_ms: Option<f64>,
+    /// Where that time went, see [`Health::load_phases`](crate::Health::load_phases).
+    pub load_phases: Option<LoadPhases>,
     /// Requests, by how they ended.
     pub requests: RequestCounts,
     /// Requests that wait for a slot.
@@ -86,6 +88,8 @@ pub struct WorkerMetrics {
     pub crashes_total: BTreeMap<&'static str, u64>,
     /// Milliseconds that its next restart waits, or its last one waited; 0 once it is ready.
     pub backoff_ms: u64,
+    /// Where the time of its last start went; `None` until it is ready.
+    pub start_phases: Option<StartPhases>,
     /// Slots that run a request.
     pub active_slots: u64,
     /// Slots that it has.
@@ -130,6 +134,7 @@ impl Metrics {
             device_mask: identity.device_mask,
             uptime_ms: counts.uptime_ms(),
             load_ms: telemetry.load_ms(),
+            load_phases: health.load_phases,
             // Ends first: what ends meanwhile shows as running, never as an end without a beginning.
             requests: RequestCounts {
                 finished_total: counts.finished(),
@@ -180,6 +185,7 @@ impl WorkerMetrics {
             restart_count: health.restarts.into(),
             crashes_total: counters.crashes.all(),
             backoff_ms: counters.backoff_ms(),
+            start_phases: health.start_phases,
             active_slots: health.active as u64,
             slots: slots.into(),
             memory_bytes: health.memory_bytes,

@@ -2,6 +2,7 @@
 
 use super::histogram::Histogram;
 use super::metrics::{Metrics, WorkerMetrics};
+use crate::worker::StartPhases;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
@@ -48,6 +49,12 @@ fn of_pool(text: &mut Text, metrics: &Metrics) {
     if let Some(ms) = metrics.load_ms {
         text.one("load_ms", GAUGE, "Milliseconds that loading the model took.", ms);
     }
+    if let Some(phases) = &metrics.load_phases {
+        text.head("load_phase_ms", GAUGE, "Milliseconds of loading that all workers share, by phase.");
+        for (phase, ms) in phases.named() {
+            text.sample("load_phase_ms", &[("phase", phase.to_owned())], ms);
+        }
+    }
     if let Some(bytes) = metrics.vram_used_bytes {
         text.one("vram_used_bytes", GAUGE, "Bytes of GPU memory in use; 0 where no GPU computes.", bytes);
     }
@@ -80,6 +87,12 @@ fn of_workers(text: &mut Text, workers: &[WorkerMetrics]) {
         text.head(name, kind, help);
         for worker in workers {
             text.sample(name, &[of(worker)], number(worker));
+        }
+    }
+    text.head("start_phase_ms", GAUGE, "Milliseconds of the worker's last start, by phase.");
+    for worker in workers {
+        for (phase, ms) in worker.start_phases.iter().flat_map(StartPhases::named) {
+            text.sample("start_phase_ms", &[of(worker), ("phase", phase.to_owned())], ms);
         }
     }
     text.head("crashes_total", COUNTER, "Crashes of the worker, by reason.");

@@ -92,17 +92,19 @@ impl<'a> Loop<'a> {
     }
 
     /// Takes requests into free slots; waits for one when there is nothing else to do. False: it is to end.
-    fn admit(&mut self) -> Result<bool, WorkerFault> {
+    fn admit(&mut self) -> Result<bool, Ended> {
         while self.slots.iter().any(Option::is_none) {
             let idle = self.slots.iter().all(Option::is_none);
             if self.worker.state.is_retired() {
                 return Ok(!idle);
             }
             let suspects = !self.slots.iter().flatten().any(|running| running.job.part().is_suspect());
-            let by = Taker { worker: self.worker.index, suspects, busy: !idle };
+            let running = self.slots.iter().flatten().count() as u32;
+            let by = Taker { worker: self.worker.index, suspects, running };
             match self.worker.queue.pop(if idle { IDLE_BEAT } else { Duration::ZERO }, by) {
                 Popped::Closed => return Ok(false),
                 Popped::Empty => return Ok(true),
+                Popped::Errand(errand) => self.measure(errand)?,
                 Popped::Job(job, position) => {
                     if !self.worker.state.add(self.worker.life, job.clone()) {
                         // This worker was taken for dead meanwhile; its successor may have it, if there will be one.

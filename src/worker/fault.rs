@@ -91,6 +91,13 @@ pub(super) fn before_tokenising(job: &Job) {
     }
 }
 
+/// Before an errand's first decode.
+pub(super) fn before_measuring() {
+    if crate::supervisor::dies_measuring() {
+        crate::isolation::arm(Injected::NullWrite, Place::Graph);
+    }
+}
+
 /// Before a piece of its prompt is decoded.
 pub(super) fn before_a_piece(job: &Job) {
     if let Some(fault @ (Fault::EndlessPrompt | Fault::GpuMemory)) = wanted(job) {

@@ -12,8 +12,10 @@ mod exact;
 mod fault;
 mod load;
 mod logprobs;
+mod measure;
 mod memory;
 mod pace;
+mod phases;
 mod prefix;
 mod prompt;
 mod random;
@@ -27,6 +29,7 @@ mod utf8;
 pub(crate) use cores::Cores;
 pub(crate) use load::load;
 pub use memory::PlaceMemory;
+pub use phases::{LoadPhases, StartPhases};
 pub(crate) use snapshot::{Snapshot, SnapshotHead, SnapshotPolicy};
 pub use state::WorkerProcess;
 pub(crate) use state::WorkerState;
@@ -55,6 +58,8 @@ pub(crate) struct Worker {
     pub state: Arc<WorkerState>,
     /// Which of the worker's lives this is, see [`WorkerState::begin_life`].
     pub life: u64,
+    /// How long the load took, where it was for this worker alone.
+    pub load: Option<LoadPhases>,
     pub snapshots: Arc<SnapshotPolicy>,
     /// Longest time that running streams wait for a piece of a prompt and a decode of their own.
     pub max_stall: Duration,
@@ -132,10 +137,13 @@ impl Worker {
             kv_type_v: kv_type_v.ggml(),
             swa_full: self.prepared.swa_full(),
         };
+        let began = Instant::now();
         let mut context = Context::new(self.model.clone(), &params, self.state.abort_flag())?;
+        let made = Instant::now();
         let tried = self.try_out(&mut context);
         self.state.tries(self.life, false);
         let ended = tried.and_then(|measured| {
+            self.state.set_start_phases(Some(StartPhases::new(self.load, made - began, made.elapsed())));
             self.state.set_measured(measured);
             ready();
             Loop::new(&self, context, measured).run()

@@ -1,6 +1,7 @@
 //! What others may know of a worker while it decodes. Nothing here is locked during a decode.
 
-use super::{Cores, Measured, PlaceMemory};
+use super::measure::Measuring;
+use super::{Cores, Measured, PlaceMemory, StartPhases};
 use crate::crash::Crash;
 use crate::heartbeat::Heartbeat;
 use crate::isolation::confine::ConfinementReport;
@@ -48,6 +49,7 @@ pub(crate) struct WorkerState {
     ready: AtomicBool,
     restarts: AtomicU32,
     memory: Mutex<Vec<PlaceMemory>>,
+    start_phases: Mutex<Option<StartPhases>>,
     prefill_piece: AtomicU32,
     draft_max: AtomicU32,
     kv_used: AtomicU64,
@@ -56,6 +58,7 @@ pub(crate) struct WorkerState {
     running: Mutex<RunningJobs>,
     cores: Arc<Cores>,
     measured: Mutex<Option<Measured>>,
+    measuring: Mutex<Measuring>,
     /// In a child process: what is said here is the host's.
     host: Option<Arc<Host>>,
     /// It takes nothing more, and ends when what it has has ended.
@@ -75,6 +78,7 @@ impl WorkerState {
             ready: AtomicBool::new(false),
             restarts: AtomicU32::new(0),
             memory: Mutex::default(),
+            start_phases: Mutex::default(),
             prefill_piece: AtomicU32::new(0),
             draft_max: AtomicU32::new(0),
             kv_used: AtomicU64::new(0),
@@ -83,6 +87,7 @@ impl WorkerState {
             running: Mutex::default(),
             cores,
             measured: Mutex::new(None),
+            measuring: Mutex::default(),
             host: None,
             retired: AtomicBool::new(false),
             loading: AtomicBool::new(false),
@@ -111,8 +116,18 @@ impl WorkerState {
         }
     }
 
+    /// Whether somebody measures in it, and who.
+    pub(super) fn measuring(&self) -> &Mutex<Measuring> {
+        &self.measuring
+    }
+
+    /// It is ready, stays so, and runs nothing.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !self.is_retired() && self.active() == 0
+    }
+
     /// It computes without having a request, or has done so.
-    pub(super) fn tries(&self, life: u64, tries: bool) {
+    pub(crate) fn tries(&self, life: u64, tries: bool) {
         let mut running = self.running.lock();
         if running.life == life {
             running.tries = tries;
@@ -185,6 +200,18 @@ impl WorkerState {
         *self.memory.lock() = places;
     }
 
+    /// Where the time of its start went; `None` until it is ready.
+    pub(crate) fn start_phases(&self) -> Option<StartPhases> {
+        *self.start_phases.lock()
+    }
+
+    pub(crate) fn set_start_phases(&self, phases: Option<StartPhases>) {
+        if let (Some(host), Some(phases)) = (&self.host, phases) {
+            host.started(phases);
+        }
+        *self.start_phases.lock() = phases;
+    }
+
     /// Tokens of a prompt that are decoded at a time; 0 before that is known.
     pub(crate) fn prefill_piece(&self) -> u32 {
         self.prefill_piece.load(Ordering::Relaxed)
@@ -242,6 +269,7 @@ impl WorkerState {
     /// Its context is gone, and no successor follows soon.
     pub(crate) fn unloaded(&self) {
         self.set_memory(vec![]);
+        self.set_start_phases(None);
         self.set_kept(0, 0);
         self.prefill_piece.store(0, Ordering::Relaxed);
         self.draft_max.store(0, Ordering::Relaxed);
@@ -250,6 +278,7 @@ impl WorkerState {
     /// What is known of the process that is this worker's from now on.
     pub(crate) fn follows(&self, spare: &Self) {
         self.set_memory(spare.memory());
+        self.set_start_phases(spare.start_phases());
         if let Some(measured) = spare.measured() {
             self.set_measured(measured);
         }
@@ -315,7 +344,9 @@ impl WorkerState {
     /// The number of the life that begins.
     pub(crate) fn begin_life(&self) -> u64 {
         // A cancel may have met one that was dead already.
+        *self.measuring.lock() = Measuring::Nobody;
         self.piece_is_over();
+        self.set_start_phases(None);
         let mut running = self.running.lock();
         running.life += 1;
         running.life

@@ -16,7 +16,7 @@ use cache::Memory;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use devices::{Room, largest_ctx, on_devices};
-pub(crate) use weights::without_fast_kernels;
+pub(crate) use weights::{batches_are_cheap, without_fast_kernels};
 
 /// The choices that memory depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -78,6 +78,15 @@ pub(crate) fn without_fast_kernels(model: &Header, use_repack: bool, cpu_feature
     (of_type(most) > 0).then(|| (bytes(&slow) as f64 / bytes(&|_| true) as f64, most))
 }
 
+/// Whether nearly all of the matrices' bytes are multiplied by our own kernels, which read them once for all columns of a batch.
+pub(crate) fn batches_are_cheap(model: &Header, use_repack: bool, cpu_features: &[&str]) -> bool {
+    let kernels = Kernels::of(use_repack, cpu_features);
+    let matrices = || model.tensors().filter(|tensor| is_multiplied_with(tensor));
+    let all: u64 = matrices().map(|matrix| matrix.bytes).sum();
+    let ours: u64 = matrices().filter(|matrix| kernels.in_lanes(matrix)).map(|matrix| matrix.bytes).sum();
+    ours as f64 > 0.9 * all as f64
+}
+
 /// What decides which weights are repacked: whether that is wanted, and the instruction sets.
 struct Kernels {
     repack: bool,
@@ -119,6 +128,14 @@ impl Kernels {
         by_sgemm || self.repacked_matrix(matrix).is_some()
     }
 
+    /// Whether it is one for our own kernels: `native/kernels/lanes.h`.
+    fn in_lanes(&self, matrix: &TensorInfo) -> bool {
+        use GgmlType::{Q4_0, Q4_1, Q8_0};
+        let rows = matrix.dims.get(1).copied().unwrap_or(1);
+        let formats = matches!(matrix.ggml_type, Q4_0 | Q4_1 | Q8_0);
+        self.repack && self.avx2 && formats && rows.is_multiple_of(16) && matrix.dims.get(2).is_none_or(|&n| n == 1)
+    }
+
     fn repacked_matrix(&self, tensor: &TensorInfo) -> Option<u64> {
         use GgmlType::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, Q8_0};
         if !self.repack {
@@ -135,9 +152,7 @@ impl Kernels {
                 );
             }
         }
-        // native/kernels/lanes.h
-        let matrix = tensor.dims.get(2).is_none_or(|&n| n == 1);
-        if self.avx2 && matrix && matches!(kind, Q4_0 | Q4_1 | Q8_0) && rows.is_multiple_of(16) {
+        if self.in_lanes(tensor) {
             return Some(tensor.bytes);
         }
         let arm = self.dotprod || self.matmul_int8;
