@@ -156,8 +156,8 @@ def run(command, environment=None):
     environment = {**os.environ, **(environment or {})}
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     if done.returncode != 0:
-        said = done.stdout.strip().splitlines()[-3:]
-        raise Absent(f"{Path(command[0]).name} {command[1]} ... ended with {done.returncode}: {' / '.join(said)[-400:]}")
+        last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
+        raise Absent(f"{Path(command[0]).name} ended with {done.returncode}: {last[:300]}")
 
 
 def main():

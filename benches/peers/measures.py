@@ -11,7 +11,7 @@ from statistics import median
 
 import page_cache
 from benchmarks import busy_host, example, run_json
-from sides import Asker, Ours, Server, bench, llamapen, memory_of, prompt, together
+from sides import Asker, Ours, Server, bench, llamapen, prompt, share_of_memory, together
 from table import LeftOut, Quantity
 
 CORES = os.cpu_count()
@@ -149,13 +149,13 @@ def memory(path, table):
 
     def of_server(side, round_):
         together(side, 8, 32, round_)
-        return memory_of(side.process.pid)
+        return share_of_memory(side.process.pid), None
 
     server = {f"-np 8 -t {CORES}": with_side(lambda: Server(path, 8), of_server)}
     for tier, name in (("thread", "threads"), ("process", "processes")):
         what = f"memory at 8 streams, {name}"
         quantities = [Quantity(f"{what}: all together, PSS", "MiB", True, {"llama-server": 1.0 if tier == "thread" else None}),
-                      Quantity(f"{what}: the host, RSS", "MiB", True)]
+                      Quantity(f"{what}: the host, RSS", "MiB", True, alone=True)]
         table.measure(quantities, {"llamapen": lambda _, tier=tier: of_ours(tier), "llama-server": server}, rounds=min(table.rounds, 2))
 
 

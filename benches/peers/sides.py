@@ -166,8 +166,7 @@ def together(side, streams, n, seed):
     return streams * n / took
 
 
-def memory_of(pid):
-    """MiB that the process has: what it shares with others in part (PSS), and in whole (RSS)."""
+def share_of_memory(pid):
+    """MiB that the process has, what it shares with others in part (PSS)."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    by_name = {line.split()[0]: int(line.split()[1]) for line in lines[1:]}
-    return by_name["Pss:"] / 1024, by_name["Rss:"] / 1024
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))

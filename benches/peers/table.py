@@ -6,8 +6,8 @@ from statistics import median
 
 from install import VERSIONS, Absent
 
-# `less`: smaller is better. `wanted`: a ratio, by peer.
-Quantity = namedtuple("Quantity", "what unit less wanted", defaults=(False, {}))
+# `less`: smaller is better. `wanted`: a ratio, by peer. `alone`: no peer has anything like it.
+Quantity = namedtuple("Quantity", "what unit less wanted alone", defaults=(False, {}, False))
 OURS = "llamapen"
 
 
@@ -39,7 +39,7 @@ class Table:
         peers = [name for name in sides if name != OURS and name not in self.absent]
         for at, quantity in enumerate(quantities):
             ours = [value[at] for value in values[OURS, ""]]
-            for name in peers or [None]:
+            for name in [None] if quantity.alone else peers or [None]:
                 theirs = {setting: [value[at] for value in of] for (side, setting), of in values.items() if side == name}
                 self.rows.append(row(quantity, ours, name, theirs))
                 print(markdown(self.rows[-1]), flush=True)

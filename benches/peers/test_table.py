@@ -63,6 +63,13 @@ def test_a_quantity_without_peers_shows_its_spread():
     assert markdown(row) == "| submit, µs | – | – | – | 2 (1–3) | – |"
 
 
+def test_a_quantity_that_no_peer_has_is_shown_alone():
+    table = Table(1)
+    sides = {"llamapen": lambda _: (1, 2), "peer": lambda _: (1, None)}
+    table.measure([Quantity("all", "MiB"), Quantity("the host", "MiB", alone=True)], sides)
+    assert [row.get("peer") for row in table.rows] == ["peer", None] and table.rows[1]["llamapen"] == [2]
+
+
 def test_the_page_is_what_the_json_says(monkeypatch, tmp_path):
     for name in ("performance.md", "performance.json"):
         (tmp_path / name).write_bytes((report.DOCS / name).read_bytes())
