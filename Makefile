@@ -4,6 +4,11 @@ PYTHON ?= python3
 SECONDS ?= 60
 SEED ?= 1
 TIER ?= thread process
+# For bench-peers: how often, what (or all), which files (default: the small model), features of the library.
+ROUNDS ?= 5
+ONLY ?=
+MODELS ?=
+FEATURES ?=
 PROMPT ?= Why is the sky blue? Answer in two sentences.
 
 # The prompt reaches the demo through the environment, byte by byte: $(value) and := keep make from expanding a `$` in
@@ -11,7 +16,7 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 export LLAMAPEN_PROMPT := $(value PROMPT)
 unexport PROMPT
 
-.PHONY: help demo crash-demo chaos test test-all cuda-check dispatch-check bench bench-batching bench-dispatch bench-health bench-load bench-peers bench-prepare bench-process fuzz loom sanitize deps model vendor clean
+.PHONY: help demo crash-demo chaos test test-all cuda-check dispatch-check bench bench-batching bench-dispatch bench-health bench-load bench-parts bench-peers bench-prepare bench-process fuzz loom sanitize deps model vendor clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -66,8 +71,12 @@ bench-prepare: deps ## Time and memory that preparing takes (seconds)
 bench-process: deps ## Workers as processes beside workers as threads: speed, restarts, memory (5 minutes)
 	@$(PYTHON) scripts/bench_process.py
 
-bench-peers: deps ## Beside llama.cpp's own server and bench, which are built outside the repository (a quarter of an hour)
-	@cargo build --release --lib && $(PYTHON) benches/peers/run.py
+bench-parts: deps ## Criterion's benchmarks of calls and parts: no model, or a tiny one (2 minutes)
+	@models=$$($(PYTHON) scripts/synthetic.py) && LLAMAPEN_SYNTHETIC_MODELS="$$models" cargo bench --features benches
+
+bench-peers: deps ## Beside llama.cpp's programs and bindings (12 minutes a file): make bench-peers ROUNDS=5 ONLY="load crash" MODELS=FILES
+	@cargo build --release --lib --features "$(FEATURES)" && $(PYTHON) benches/peers/run.py --rounds $(ROUNDS) --json docs/performance.json \
+	    $(if $(ONLY),--only $(ONLY)) $(if $(MODELS),--models $(MODELS)) && $(PYTHON) benches/peers/report.py
 
 fuzz: deps ## 50,000 broken model files for the loader, then libFuzzer on the readers of models and frames: make fuzz SECONDS=60
 	@$(PYTHON) scripts/fuzz.py --seconds $(SECONDS)

@@ -7,16 +7,14 @@ one core. Needs an otherwise idle machine; takes minutes.
 """
 
 import argparse
-import contextlib
 import json
 import re
 import shlex
 import subprocess
-import sys
 from statistics import median
 
 import model
-from benchmarks import build_reference, columns, example
+from benchmarks import build_reference, busy_host, columns, example
 from common import ROOT, fail, say
 
 PROMPT = ROOT / "benches" / "throughput" / "prompt.txt"
@@ -46,16 +44,6 @@ def measure(command, options):
     if done.returncode != 0 or not all(found.values()):
         fail(f"{shlex.join(command)}\nended with {done.returncode} and printed no speed:\n{done.stdout}")
     return {name: float(match.group(1)) for name, match in found.items()}
-
-
-@contextlib.contextmanager
-def busy_host():
-    spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        spinner.kill()
-        spinner.wait()
 
 
 def rounds(programs, options, what):
@@ -111,7 +99,7 @@ def main():
     for command in programs.values():
         measure(command, options)  # The first run reads the model from the disk: not counted.
     idle = rounds(programs, options, "idle")
-    with busy_host():
+    with busy_host(cores=1):
         busy = rounds(programs, options, "busy")
     report = summary(idle, busy)
     print(json.dumps({"medians": report, "idle": idle, "busy": busy}, indent=2) if options.json else table(report))

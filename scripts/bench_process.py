@@ -59,7 +59,8 @@ def latency(run, options):
 def latency_table(results):
     rows = [("from submit until", *(f"{tier}, {part}" for tier in TIERS for part in ("p50", "p90", "p99")))]
     for what, name in (("submit_us", "it returns"), ("taken_up_us", "the worker's loop has it"),
-                       ("started_us", "its Started event is here"), ("token_us", "its token is here")):
+                       ("started_us", "its Started event is here"), ("token_us", "its token is here"),
+                       ("event_us", "the consumer has the last event, from when the worker gave it")):
         rows.append((name, *(f"{results[tier][what][part]:.0f}" for tier in TIERS for part in ("p50", "p90", "p99"))))
     return columns(rows)
 

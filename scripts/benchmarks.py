@@ -1,9 +1,11 @@
-"""What the benchmarks share: building the programs, running them, and tables."""
+"""What the benchmarks share: building the programs, running them, a busy host, and tables."""
 
+import contextlib
 import json
 import os
 import shlex
 import subprocess
+import sys
 from statistics import median
 
 from common import ROOT, fail, target_dir
@@ -45,6 +47,18 @@ def run_json(*command):
     if done.returncode != 0:
         fail(f"{shlex.join(command)} ended with {done.returncode}")
     return json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def busy_host(cores):
+    """Meanwhile so many processes compute, as fast as they can."""
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
 
 
 def columns(rows):

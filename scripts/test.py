@@ -65,7 +65,8 @@ def rustfmt(tally):
 
 
 def clippy(tally):
-    for arguments, what in ((["--all-targets", *FAULTS], "all targets, with fault injection"), (["--lib"], "library")):
+    everything = ["--all-targets", "--features", "fault-injection,benches"]
+    for arguments, what in ((everything, "all targets, with all that is optional on the CPU"), (["--lib"], "library")):
         status, _ = run(["cargo", "clippy", *arguments, "--", "-D", "warnings"], minutes=60)
         tally.test(status == 0, f"clippy: {what}")
 
@@ -148,10 +149,11 @@ def program(tally, source, library, link, how):
 
 
 def python(tally):
-    """The Python package, with a library that injects faults: only such a one can show that they stay inside."""
+    """The Python package, with a library that injects faults: only such a one can show that they stay inside. And what is made
+    of comparisons with others, without those."""
     library = shared_library(*FAULTS)
     # test_programs.py is left out: it runs what `programs` above runs, for those who have only the Python tests.
-    tests = ["python/tests", "ffi-tests/python", "--ignore=ffi-tests/python/test_programs.py"]
+    tests = ["python/tests", "ffi-tests/python", "benches/peers", "--ignore=ffi-tests/python/test_programs.py"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         status, _ = run(

@@ -42,6 +42,9 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "benches")]
+#[doc(hidden)]
+pub mod benching;
 mod build_info;
 mod config;
 mod crash;

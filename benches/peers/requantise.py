@@ -1,4 +1,5 @@
-"""The small model in other quantisations, to be compared on: kept in the user's cache folder. Run by the Python of `.venv`, which has gguf."""
+"""Prints the paths of the small model in other quantisations, to be compared on: Q4_0 and Q8_0, or those that are named. They are
+kept in the user's cache folder. Run by the Python of `.venv`, which has gguf."""
 
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import gguf
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import model  # noqa: E402
 import synthetic  # noqa: E402
 
 # Types that gguf writes.
@@ -30,11 +32,15 @@ def write(source, target, kind):
     writer.close()
 
 
-if __name__ == "__main__":
-    source, kind = Path(sys.argv[1]), sys.argv[2]
+def requantised(source, kind):
     target = source.with_name(source.name.replace("Q4_1", kind))
     if not target.is_file():
         unfinished = target.with_suffix(".writing")
         write(source, unfinished, kind)
         unfinished.rename(target)
-    print(target)
+    return target
+
+
+if __name__ == "__main__":
+    small = Path(model.path())
+    print(*(requantised(small, kind) for kind in sys.argv[1:] or KINDS))

@@ -24,10 +24,13 @@ impl Options {
         }
     }
 
+    pub fn model(&self) -> Result<&str, &'static str> {
+        self.0.get("model").map(String::as_str).ok_or("--model is missing")
+    }
+
     /// The engine that all measurements begin with.
     pub fn engine(&self) -> Result<EngineConfig, Box<dyn Error>> {
-        let model = self.0.get("model").ok_or("--model is missing")?;
-        let config = EngineConfig::new(model).with_workers(1).with_threads(self.get("threads", 2)?);
+        let config = EngineConfig::new(self.model()?).with_workers(1).with_threads(self.get("threads", 2)?);
         Ok(config.with_n_ubatch(self.get("n-ubatch", llamapen::DEFAULT_UBATCH)?))
     }
 

@@ -3,7 +3,7 @@
 //! `--requests N --pause-us N`: of a prompt of one token, which needs no tokeniser. Measured is the time from before `submit`
 //! until the worker's loop has the request, which the worker itself says by the system's monotonic clock; until the `Started`
 //! event is here, so after its sampler was made and, with a process, on the way back; and until the first token, which has a
-//! decode in it.
+//! decode in it. And from when the worker gives the last event, by the same clock, until the consumer has it.
 
 use crate::options::{Options, greedy};
 use crate::tier::{TIERS, start};
@@ -16,22 +16,25 @@ use std::time::{Duration, Instant};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+const LONG: Duration = Duration::from_secs(10);
+
 pub fn measure(options: &Options) -> Result<Value, Box<dyn Error>> {
     let (requests, pause) = (options.get("requests", 400)?, Duration::from_micros(options.get("pause-us", 3000)?));
-    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(TakenUp))?;
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Stamps))?;
     let mut supervisors = Vec::new();
     for (name, isolation) in TIERS {
         supervisors.push((name, start(options, isolation)?, Times::default()));
     }
     for request in 0..requests + 20 {
         for (_, supervisor, times) in &mut supervisors {
-            let [submitted, taken_up, started, token] = ask(supervisor)?;
+            let [submitted, taken_up, started, token, event] = ask(supervisor)?;
             // The first ones warm both up.
             if request >= 20 {
                 times.submit.push(submitted);
                 times.taken_up.push(taken_up);
                 times.started.push(started);
                 times.token.push(token);
+                times.event.push(event);
             }
             std::thread::sleep(pause);
         }
@@ -47,6 +50,7 @@ struct Times {
     taken_up: Vec<f64>,
     started: Vec<f64>,
     token: Vec<f64>,
+    event: Vec<f64>,
 }
 
 impl Times {
@@ -56,6 +60,7 @@ impl Times {
             "taken_up_us": of(self.taken_up),
             "started_us": of(self.started),
             "token_us": of(self.token),
+            "event_us": of(self.event),
         })
     }
 }
@@ -66,23 +71,37 @@ fn of(mut times: Vec<f64>) -> Value {
     json!({ "p50": at(0.5), "p90": at(0.9), "p99": at(0.99) })
 }
 
-fn ask(supervisor: &Supervisor) -> Result<[f64; 4], Box<dyn Error>> {
+fn ask(supervisor: &Supervisor) -> Result<[f64; 5], Box<dyn Error>> {
     let request = greedy(vec![1000], 1).with_fault(Fault::Stamp);
     let (began, began_at) = (Instant::now(), now());
     let us = || began.elapsed().as_secs_f64() * 1e6;
     let stream = supervisor.submit(request)?;
-    let (submitted, mut started, mut token) = (us(), None, None);
+    let (submitted, mut started, mut token, mut ended) = (us(), None, None, None);
     for event in stream {
         match event {
             Event::Started(_) => started = Some(us()),
             Event::Token(_) => token = Some(us()),
+            Event::Finished(_) => ended = Some(now()),
             Event::Failed(failed) => return Err(failed.message.into()),
             _ => {}
         }
     }
-    let at = AT.swap(0, Ordering::Acquire);
-    let taken_up = at.checked_sub(began_at).ok_or("the worker did not say when it took the request up")? as f64 / 1e3;
-    Ok([submitted, taken_up, started.ok_or("not started")?, token.ok_or("no token")?])
+    let since = |from: u64, until: u64| until.checked_sub(from).map(|ns| ns as f64 / 1e3);
+    let taken_up = since(began_at, said(&TAKEN_UP)?).ok_or("taken up before it was submitted")?;
+    let event = since(said(&ENDED)?, ended.ok_or("not finished")?).ok_or("here before it was given")?;
+    Ok([submitted, taken_up, started.ok_or("not started")?, token.ok_or("no token")?, event])
+}
+
+/// What the worker says of this request, perhaps in a moment.
+fn said(place: &AtomicU64) -> Result<u64, &'static str> {
+    let began = Instant::now();
+    while began.elapsed() < LONG {
+        match place.swap(0, Ordering::Acquire) {
+            0 => std::thread::sleep(Duration::from_micros(50)),
+            at => return Ok(at),
+        }
+    }
+    Err("the worker did not say when it took the request up and when it ended it")
 }
 
 /// On the clock that all processes share.
@@ -92,12 +111,13 @@ fn now() -> u64 {
 }
 
 /// What the worker said last.
-static AT: AtomicU64 = AtomicU64::new(0);
+static TAKEN_UP: AtomicU64 = AtomicU64::new(0);
+static ENDED: AtomicU64 = AtomicU64::new(0);
 
-/// Hears of [`Fault::Stamp`]: as a field, or within a line if it came from a process.
-struct TakenUp;
+/// Hears of [`Fault::Stamp`](llamapen::Fault::Stamp): as a field, or within a line if it came from a process.
+struct Stamps;
 
-impl<S: tracing::Subscriber> Layer<S> for TakenUp {
+impl<S: tracing::Subscriber> Layer<S> for Stamps {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
         *metadata.level() <= tracing::Level::INFO
     }
@@ -107,23 +127,36 @@ impl<S: tracing::Subscriber> Layer<S> for TakenUp {
     }
 
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        event.record(&mut Reads);
+        let mut reads = Reads::default();
+        event.record(&mut reads);
+        let place = match reads.line.get(..5) {
+            Some("taken") => &TAKEN_UP,
+            Some("ended") => &ENDED,
+            _ => return,
+        };
+        let in_line = || reads.line.split("at=").nth(1)?.split_whitespace().next()?.parse().ok();
+        if let Some(at) = reads.at.or_else(in_line) {
+            place.store(at, Ordering::Release);
+        }
     }
 }
 
-struct Reads;
+#[derive(Default)]
+struct Reads {
+    line: String,
+    at: Option<u64>,
+}
 
 impl Visit for Reads {
     fn record_u64(&mut self, field: &Field, value: u64) {
         if field.name() == "at" {
-            AT.store(value, Ordering::Release);
+            self.at = Some(value);
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        let line = if field.name() == "message" { format!("{value:?}") } else { return };
-        if let Some(at) = line.strip_prefix("taken up").and_then(|line| line.split("at=").nth(1)?.parse().ok()) {
-            AT.store(at, Ordering::Release);
+        if field.name() == "message" {
+            self.line = format!("{value:?}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a host and its workers take of memory, once some requests have run.
 //!
-//! `--isolation thread|process --workers N --slots N`: the host's resident memory, how much of it came with the run, and the
-//! proportional share (PSS) of the host and of all its children together, in bytes.
+//! `--isolation thread|process --workers N --slots N`, or `--expected-streams N` for the engine to choose these: the host's
+//! resident memory, how much of it came with the run, and the proportional share (PSS) of the host and of all its children
+//! together, in bytes.
 
 use crate::options::{Options, greedy, words};
 use crate::tier::{TIERS, kilobytes, start};
@@ -13,7 +14,8 @@ pub fn measure(options: &Options) -> Result<Value, Box<dyn Error>> {
     let (_, isolation) = TIERS.into_iter().find(|(name, _)| *name == wanted).ok_or("no such tier")?;
     let before = kilobytes("self", "status", "VmRSS:")?;
     let supervisor = start(options, isolation)?;
-    let requests = (0..8).map(|seed| greedy(words(&supervisor, seed, 128), 64));
+    let (n_prompt, n_predict) = (options.get("n-prompt", 128)?, options.get("n-predict", 64)?);
+    let requests = (0..8).map(|seed| greedy(words(&supervisor, seed, n_prompt), n_predict));
     let streams = requests.map(|request| supervisor.submit(request)).collect::<Result<Vec<_>, _>>()?;
     streams.into_iter().for_each(|stream| stream.for_each(drop));
     let resident = kilobytes("self", "status", "VmRSS:")?;

@@ -32,7 +32,10 @@ pub fn start(options: &Options, isolation: Isolation) -> Result<Supervisor, Box<
 }
 
 fn engine(options: &Options) -> Result<EngineConfig, Box<dyn Error>> {
-    let engine = options.engine()?.with_workers(options.get("workers", 1)?).with_slots(options.get("slots", 1)?);
+    let engine = match options.get("expected-streams", 0)? {
+        0 => options.engine()?.with_workers(options.get("workers", 1)?).with_slots(options.get("slots", 1)?),
+        streams => EngineConfig::new(options.model()?).with_streams(streams),
+    };
     Ok(engine.with_n_ctx(options.get("n-ctx", 1024)?))
 }
 

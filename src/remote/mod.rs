@@ -4,6 +4,8 @@
 //! host instead of being looked at (`Host`). The stand-in takes requests from the host's queue as the loop would, and does to
 //! them and to the worker's state what the child says.
 
+#[cfg(feature = "benches")]
+pub(crate) mod bench;
 mod child;
 mod ending;
 #[cfg(feature = "fault-injection")]

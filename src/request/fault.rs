@@ -109,7 +109,7 @@ pub enum Fault {
     EndlessMemory,
     /// It tries what a sandbox refuses, and ends with what came of it as a message.
     SandboxProbe,
-    /// None: the worker logs when it took the request up, as nanoseconds on the system's monotonic clock.
+    /// None: the worker logs when it took the request up and when it ended it, as nanoseconds on the system's monotonic clock.
     Stamp,
 }
 

@@ -82,11 +82,7 @@ fn wanted(job: &Job) -> Option<Fault> {
 pub(super) fn before_tokenising(job: &Job) {
     match wanted(job) {
         Some(Fault::EndlessTokeniser) => arm(Fault::EndlessTokeniser),
-        Some(Fault::Stamp) => {
-            let now = clock_gettime(ClockId::Monotonic);
-            let at = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
-            tracing::info!(request = job.id, at, "taken up");
-        }
+        Some(Fault::Stamp) => tracing::info!(request = job.id, at = now(), "taken up"),
         _ => {}
     }
 }
@@ -96,6 +92,29 @@ pub(super) fn before_measuring() {
     if crate::supervisor::dies_measuring() {
         crate::isolation::arm(Injected::NullWrite, Place::Graph);
     }
+}
+
+/// When a request's last event was given: told when this is dropped, because telling takes time.
+pub(super) struct Stamped(Option<(u64, u64)>);
+
+impl Stamped {
+    pub(super) fn now(job: &Job) -> Self {
+        Self((wanted(job) == Some(Fault::Stamp)).then(|| (job.id, now())))
+    }
+}
+
+impl Drop for Stamped {
+    fn drop(&mut self) {
+        if let Some((request, at)) = self.0 {
+            tracing::info!(request, at, "ended");
+        }
+    }
+}
+
+/// Nanoseconds on the clock that all processes share.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
 /// Before a piece of its prompt is decoded.

@@ -4,6 +4,8 @@
 //! function, and the supervisor sees to the rest.
 
 mod batching;
+#[cfg(feature = "benches")]
+pub(crate) mod bench;
 mod cache;
 mod cores;
 mod draft;

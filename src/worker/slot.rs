@@ -221,6 +221,8 @@ impl Running {
         let text = std::mem::take(&mut self.held) + &self.bytes.finish();
         let timings = self.job.events.trace(|trace| trace.timings(Instant::now()));
         let finished = Finished { reason, stop_string, stop_token, text, usage, timings };
+        #[cfg(feature = "fault-injection")]
+        let _stamped = super::fault::Stamped::now(&self.job);
         self.job.events.push_from(self.run, Event::Finished(finished));
         After::Free
     }

@@ -5,6 +5,8 @@
 //! damaged or hostile: whatever arrives, there is no panic, no wait but for bytes, no more memory than was sent.
 
 mod backlog;
+#[cfg(feature = "benches")]
+pub(crate) mod bench;
 mod blob;
 mod decoder;
 mod error;
