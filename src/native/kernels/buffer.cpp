@@ -13,8 +13,14 @@
 #include "repack.h"
 
 #include <algorithm>
+#include <pthread.h>
+#include <sched.h>
+#include <vector>
 
 using namespace llamapen;
+
+// isolation/pen/hooks.h: the thread is in the fault domain of the one that starts it.
+extern "C" int lp_pen_pthread_create(pthread_t * thread, const pthread_attr_t * attributes, void * (*body)(void *), void * data);
 
 namespace {
 
@@ -116,9 +122,43 @@ class Lanes : public ggml::cpu::extra_buffer_type {
     static bool is_ours(const ggml_tensor * tensor) { return tensor->buffer != nullptr && tensor->buffer->buft == buffer_type(); }
 };
 
+// Some rows of a tensor to be rearranged.
+struct Part {
+    const ggml_tensor * tensor;
+    const uint8_t * data;
+    int64_t first, end;
+
+    static void * pack(void * data) {
+        const Part & part = *static_cast<Part *>(data);
+        const size_t offset = part.first * part.tensor->nb[1];
+        lanes::pack(format(part.tensor->type), part.data + offset, part.end - part.first, part.tensor->ne[0] / lanes::BLOCK,
+                    static_cast<uint8_t *>(part.tensor->data) + offset);
+        return nullptr;
+    }
+};
+
+// Fewer bytes are rearranged before a thread has started. Beyond so many threads memory is what they wait for.
+constexpr size_t PART = size_t{1} << 20;
+constexpr int64_t MOST_PARTS = 16;
+
 void set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
     GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor) && fits(tensor));
-    lanes::pack(format(tensor->type), static_cast<const uint8_t *>(data), tensor->ne[1], tensor->ne[0] / lanes::BLOCK, static_cast<uint8_t *>(tensor->data));
+    cpu_set_t cpus;
+    const int64_t may_use = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
+    const int64_t groups = tensor->ne[1] / lanes::ROWS;
+    const int64_t n = std::clamp<int64_t>(size / PART, 1, std::min({may_use, MOST_PARTS, groups}));
+    std::vector<Part> parts;
+    for (int64_t i = 0; i < n; i++) {
+        parts.push_back({tensor, static_cast<const uint8_t *>(data), groups * i / n * lanes::ROWS, groups * (i + 1) / n * lanes::ROWS});
+    }
+    std::vector<pthread_t> threads;
+    for (int64_t i = 1; i < n; i++) {
+        pthread_t thread;
+        if (lp_pen_pthread_create(&thread, nullptr, Part::pack, &parts[i]) == 0) threads.push_back(thread);
+        else Part::pack(&parts[i]);
+    }
+    Part::pack(&parts[0]);
+    for (const pthread_t thread : threads) pthread_join(thread, nullptr);
 }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
