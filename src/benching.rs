@@ -14,7 +14,7 @@ pub use crate::isolation::ipc::bench::{Sockets, Stream};
 pub use crate::remote::bench::{Message, request_message, token_message};
 pub use crate::worker::bench::{Prefixes, Stops, utf8};
 
-const TAKER: Taker = Taker { worker: 0, suspects: true, busy: false };
+const TAKER: Taker = Taker { worker: 0, suspects: true, running: 0 };
 
 fn telemetry() -> Arc<Telemetry> {
     Arc::new(Telemetry::new(Default::default(), 1, Arc::default()))

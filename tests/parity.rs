@@ -8,7 +8,7 @@ use llamapen::{EngineConfig, Event, PreparedEngine, Request};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use support::reference;
 
