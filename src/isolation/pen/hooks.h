@@ -5,16 +5,18 @@
 // nothing else. With more runnable threads than cores (the normal case inside a host application) the waiting thread burns
 // the very core that the awaited thread needs, and decoding collapses; and when one thread of a domain is parked, the others
 // would spin for ever. ggml-cpu.c defines `ggml_thread_cpu_relax(void)` and calls `ggml_thread_cpu_relax()`, and a macro can
-// tell the two apart by its argument: the definition keeps its name, the calls become ours.
+// tell the two apart by its argument: the definition keeps its name, the calls become ours, and say by the name of the function
+// that they are in which of the two waits it is.
 #pragma once
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "pen.h"
 
-void llamapen_cpu_relax(void);
+void llamapen_cpu_relax(bool at_barrier);
 
 // The new thread is in the domain of the one that starts it.
 int lp_pen_pthread_create(pthread_t * thread, const pthread_attr_t * attributes, void * (*body)(void *), void * data);
@@ -24,7 +26,7 @@ void lp_pen_free(void * place);
 
 #define ggml_thread_cpu_relax(argument) LLAMAPEN_RELAX_##argument
 #define LLAMAPEN_RELAX_void llamapen_unused_relax(void)
-#define LLAMAPEN_RELAX_ llamapen_cpu_relax()
+#define LLAMAPEN_RELAX_ llamapen_cpu_relax(sizeof __func__ == sizeof "ggml_barrier")
 
 #ifdef LLAMAPEN_HOOK_THREADS
 #define pthread_create(thread, attributes, body, data) lp_pen_pthread_create(thread, attributes, body, data)
