@@ -128,7 +128,7 @@ fn a_stale_or_forged_engine_does_not_start() {
 
     let digest = engine.engine_digest().to_owned();
     for (from, to) in [
-        ("\"schema\":7", "\"schema\":7"),
+        ("\"schema\":7", "\"schema\":6"),
         (digest.as_str(), "sha256:00"),
         ("\"n_vocab\":49152", "\"n_vocab\":99999"),
         ("\"threads\":1", "\"threads\":4096"),
