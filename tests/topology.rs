@@ -43,7 +43,7 @@ fn one_has_all_cores_and_two_have_a_share_each() {
     let supervisor = support::start(&engine());
     assert_eq!(supervisor.health().unwrap().workers.len(), 2);
     let all = supervisor.engine().threads();
-    let ask = |seed| supervisor.submit(support::greedy(support::words(seed, 40)).with_max_tokens(60)).unwrap();
+    let ask = |seed| supervisor.submit(support::greedy(support::words(seed, 40)).with_max_tokens(400)).unwrap();
     let alone = [0, 1].map(|seed| read(ask(seed)).0);
     support::eventually("all threads for the next one", || threads(&supervisor) == all);
 
