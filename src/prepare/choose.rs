@@ -123,7 +123,7 @@ fn choose_for(
         draft_max: config.draft_max,
         use_mmap: config.use_mmap,
         use_repack: config.use_repack.unwrap_or(true),
-        cpu_features: cpu_level.map_or(build_info().cpu_features, |level| level.features),
+        cpu_features: machine.kernel_features(&build_info())?,
     };
     // Fewer workers that nobody asked for cost less than the kernels.
     let may_leave = last && config.use_repack.is_none();
