@@ -18,7 +18,8 @@ fn run(program: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Each column with the bits that it has alone with one thread, and as near to the exact product as ggml's own kernels.
+/// Each column with the bits that it has alone with one thread, and as near to the exact product as ggml's own kernels. And the
+/// rows that are looked up are the file's.
 #[test]
 fn products_are_as_exact_as_ggmls_and_do_not_depend_on_the_batch() {
     let said = run(&reference::build("product", "batch"));

@@ -156,7 +156,7 @@ def memory(path, table):
         what = f"memory at 8 streams, {name}"
         quantities = [Quantity(f"{what}: all together, PSS", "MiB", True, {"llama-server": 1.0 if tier == "thread" else None}),
                       Quantity(f"{what}: the host, RSS", "MiB", True, alone=True)]
-        table.measure(quantities, {"llamapen": lambda _, tier=tier: of_ours(tier), "llama-server": server}, rounds=min(table.rounds, 2))
+        table.measure(quantities, {"llamapen": lambda _, tier=tier: of_ours(tier), "llama-server": server})
 
 
 def load(path, table):

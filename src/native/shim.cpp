@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <set>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -180,6 +181,25 @@ static void unmap_unused(const llama_model & model) {
     }
 }
 
+// Embeddings that are the output layer, too, were rearranged for that and are still in the file for looking rows up. Those are
+// looked up where they were rearranged: the system would map sixteen pages of the file around each.
+static void look_up_in_output(llama_model & model) {
+    if (model.output == nullptr || model.tok_embd == nullptr || std::strcmp(model.output->name, model.tok_embd->name) != 0) return;
+    const bool rearranged = model.output->buffer != nullptr && std::strcmp(ggml_backend_buffer_name(model.output->buffer), "CPU_LANES") == 0;
+    if (rearranged) model.tok_embd = model.output;
+}
+
+// Weights that lie in memory of their own, rearranged or read from the file, are not written again. As with those that are
+// mapped, a wild write then ends at them, and does not change what all workers compute.
+static void protect_weights(const llama_model & model) {
+    std::set<void *> places;
+    for (const auto & [name, tensor] : model.tensors_by_name) {
+        if (tensor->buffer != nullptr) places.insert(ggml_backend_buffer_get_base(tensor->buffer));
+    }
+    // A mapped file is read-only anyway, and what is on a GPU is no block: nothing happens to either.
+    for (void * place : places) lp_pen_protect(place);
+}
+
 lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_load_phases * phases, lp_error * error) {
     return guarded(error, static_cast<lp_model *>(nullptr), [&]() -> lp_model * {
         struct Progress {
@@ -220,9 +240,16 @@ lp_model * lp_model_load(const char * path, const lp_model_params * params, lp_l
             fail(error, gpu_is_full() ? LP_GPU_OUT_OF_MEMORY : LP_FAILED, said("llama.cpp could not load the model", message));
         }
         if (model != nullptr && params->use_mmap && !params->use_mlock) unmap_unused(*model);
-        if (model != nullptr) *phases = progress.clock.phases();
+        if (model != nullptr) {
+            look_up_in_output(*model);
+            protect_weights(*model);
+            *phases = progress.clock.phases();
+        }
 #ifdef LLAMAPEN_FAULT_INJECTION
-        if (model != nullptr) lp_inject_weights = static_cast<volatile char *>(model->tok_embd->data);
+        if (model != nullptr) {
+            const ggml_tensor * of_a_layer = model->layers.empty() ? nullptr : model->layers[0].wq;
+            lp_inject_weights = static_cast<volatile char *>((of_a_layer != nullptr ? of_a_layer : model->tok_embd)->data);
+        }
 #endif
         return reinterpret_cast<lp_model *>(model);
     });

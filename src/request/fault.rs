@@ -28,7 +28,7 @@ pub enum Fault {
     WildWrite,
     /// A write to a page that may only be read, as above.
     ReadOnlyWrite,
-    /// A write to weights that are mapped from the model's file, as above. With `use_mmap` off it would hit them.
+    /// A write to weights of the first layer, as above: mapped from the model's file, or in memory of their own.
     WeightWrite,
     /// The write to address 0, by two requests with this fault in different workers at the same moment.
     NullWriteTogether,
@@ -50,7 +50,7 @@ pub enum Fault {
     ComputeWildWrite,
     /// The write to a page that may only be read on a compute thread.
     ComputeReadOnlyWrite,
-    /// The write to mapped weights on a compute thread.
+    /// The write to weights on a compute thread.
     ComputeWeightWrite,
     /// `GGML_ABORT` on a compute thread.
     ComputeAbort,

@@ -4,12 +4,14 @@ pub(crate) use crate::support::again::this_test;
 pub use crate::support::again::{dies, in_a_child, role, run, succeeds};
 use crate::support::{self, LONG, in_processes, read};
 use llamapen::{
-    CrashReason, Failed, Fault, Request, State, Status, Supervisor, SupervisorConfig, TaintPolicy, TokenStream,
+    CrashReason, EngineConfig, Failed, Fault, Request, State, Status, Supervisor, SupervisorConfig, TaintPolicy,
+    TokenStream,
 };
 use std::time::{Duration, Instant};
 
 pub struct Case {
     pub fault: Fault,
+    pub engine: EngineConfig,
     /// What its message says, among others.
     pub message: &'static str,
     pub reason: CrashReason,
@@ -31,7 +33,7 @@ pub enum Bare {
 
 impl Case {
     pub fn new(fault: Fault, message: &'static str, reason: CrashReason, bare: Bare) -> Self {
-        Self { fault, message, reason, bare, stall_limit: None }
+        Self { fault, engine: engine(), message, reason, bare, stall_limit: None }
     }
 
     /// Shows it. The calling test runs again in a child process, where this function does the work. Workers that are processes
@@ -50,7 +52,7 @@ impl Case {
             Some("contained") => self.contained(true),
             Some("contained without handlers") => self.contained(false),
             Some(_) => {
-                let supervisor = start(self.config().with_contain_faults(false));
+                let supervisor = support::start_with(&self.engine, self.config().with_contain_faults(false));
                 assert!(!supervisor.health().unwrap().contains_faults);
                 let _ = read(supervisor.submit(faulty(self.fault)).unwrap());
             }
@@ -67,7 +69,7 @@ impl Case {
 
     /// Twice, so that what is left of the first does not trouble the second.
     fn contained(&self, handlers: bool) {
-        let supervisor = start(self.config().with_contain_faults(handlers));
+        let supervisor = support::start_with(&self.engine, self.config().with_contain_faults(handlers));
         assert_eq!(supervisor.health().unwrap().contains_faults, handlers && !in_processes());
         let before = read(supervisor.submit(plain()).unwrap()).unwrap();
         let held = support::held();
@@ -111,7 +113,11 @@ pub fn failed_with_its_worker(stream: TokenStream) -> Failed {
 
 /// One worker of two threads, ready.
 pub fn start(config: SupervisorConfig) -> Supervisor {
-    support::start_with(&support::config().with_threads(2), config)
+    support::start_with(&engine(), config)
+}
+
+fn engine() -> EngineConfig {
+    support::config().with_threads(2)
 }
 
 pub fn stops(supervisor: &Supervisor) {

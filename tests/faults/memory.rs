@@ -38,10 +38,23 @@ fn read_only_write_on_a_compute_thread() {
     case(Fault::ComputeReadOnlyWrite, "on a compute thread").show(this_test!());
 }
 
-/// To the mapped file of the model, which stays as it is: the answers are the same after it.
+/// To rearranged weights, or where this CPU has no kernels for such, to the mapped file. They stay as they are: the answers are
+/// the same after it.
 #[test]
 fn weight_write() {
     case(Fault::WeightWrite, "SIGSEGV (11), address 0x7").show(this_test!());
+}
+
+#[test]
+fn weight_write_to_the_mapped_file() {
+    let case = case(Fault::WeightWrite, "SIGSEGV (11), address 0x7");
+    Case { engine: case.engine.clone().with_repack(false), ..case }.show(this_test!());
+}
+
+#[test]
+fn weight_write_where_the_file_was_read_into_memory() {
+    let case = case(Fault::WeightWrite, "SIGSEGV (11), address 0x7");
+    Case { engine: case.engine.clone().with_repack(false).with_mmap(false), ..case }.show(this_test!());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 // Products of the kernels for rearranged weights (src/native/kernels), beside those of ggml's own and exact ones.
 //
 // For each format, some shapes, numbers of columns and of threads: a column's bits are those that it has alone with one thread,
-// and the error is no larger than that of ggml's kernel. Prints what it compared, or the first thing that is wrong; exit code 1 then.
+// and the error is no larger than that of ggml's kernel; rows that are looked up are those of the file. Prints what it compared, or the first thing that is wrong; exit code 1 then.
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
@@ -76,6 +76,28 @@ struct Matrix {
     }
 };
 
+// The rows of a matrix that are asked for.
+static std::vector<Row> rows_of(const Matrix & matrix, ggml_backend_t backend, const std::vector<int32_t> & wanted, int threads) {
+    ggml_context * context = ggml_init({8 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true});
+    ggml_tensor * ids = ggml_new_tensor_1d(context, GGML_TYPE_I32, static_cast<int64_t>(wanted.size()));
+    ggml_tensor * found = ggml_get_rows(context, matrix.tensor, ids);
+    ggml_cgraph * graph = ggml_new_graph(context);
+    ggml_build_forward_expand(graph, found);
+    if (!ggml_backend_supports_op(backend, found)) wrong("rows cannot be looked up");
+    const ggml_backend_buffer_t here = ggml_backend_alloc_ctx_tensors(context, backend);
+    ggml_backend_tensor_set(ids, wanted.data(), 0, wanted.size() * sizeof(int32_t));
+    ggml_backend_cpu_set_n_threads(backend, threads);
+    if (ggml_backend_graph_compute(backend, graph) != GGML_STATUS_SUCCESS) wrong("the graph failed");
+    std::vector<Row> results(wanted.size(), Row(matrix.tensor->ne[0]));
+    for (size_t i = 0; i < wanted.size(); i++) {
+        const size_t size = results[i].size() * sizeof(float);
+        ggml_backend_tensor_get(found, results[i].data(), i * size, size);
+    }
+    ggml_backend_buffer_free(here);
+    ggml_free(context);
+    return results;
+}
+
 static double error(const std::vector<Row> & results, const std::vector<std::vector<double>> & exact) {
     double square = 0, all = 0;
     for (size_t c = 0; c < exact.size(); c++) {
@@ -138,6 +160,16 @@ int main() {
                         if (std::memcmp(together[c].data(), alone[c].data(), rows * sizeof(float)) != 0) {
                             wrong(what + ": column " + std::to_string(c) + " of " + std::to_string(n) + " with " + std::to_string(threads) + " threads has other bits");
                         }
+                    }
+                }
+            }
+            std::vector<int32_t> wanted = {static_cast<int32_t>(rows) - 1, 0, 0};
+            for (int32_t r = 0; r < rows; r++) wanted.push_back(r);
+            for (const int threads : {1, 3}) {
+                const auto found = rows_of(ours, backend, wanted, threads);
+                for (size_t i = 0; i < wanted.size(); i++) {
+                    if (std::memcmp(found[i].data(), &decoded[wanted[i] * width], width * sizeof(float)) != 0) {
+                        wrong(what + ": row " + std::to_string(wanted[i]) + " is not that of the file");
                     }
                 }
             }

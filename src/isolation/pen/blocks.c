@@ -1,5 +1,5 @@
-// Large blocks of ggml's (KV caches, compute buffers) in mappings of their own: when a domain died of a memory fault nothing
-// of it may be touched, but these can be given back whole.
+// Large blocks of ggml's (weights, KV caches, compute buffers) in mappings of their own: when a domain died of a memory fault
+// nothing of it may be touched, but these can be given back whole.
 #include "pen_internal.h"
 
 #include <errno.h>
@@ -51,12 +51,27 @@ int lp_pen_memalign(void ** place, size_t alignment, size_t size) {
     return 0;
 }
 
+// The block that starts there, or NULL. Under the lock.
+static lp_block * find_block(const void * place) {
+    lp_block * block = blocks;
+    while (block != NULL && (char *) block + PAGE != (const char *) place) block = block->next;
+    return block;
+}
+
+void lp_pen_protect(void * place) {
+    const int depth = lp_pen_out();
+    pthread_mutex_lock(&lock);
+    const lp_block * block = find_block(place);
+    pthread_mutex_unlock(&lock);
+    lp_pen_back(depth);
+    if (block != NULL) mprotect(place, block->bytes - PAGE, PROT_READ);
+}
+
 void lp_pen_free(void * place) {
     if (place == NULL || (uintptr_t) place % PAGE != 0) return free(place);
     const int depth = lp_pen_out();
     pthread_mutex_lock(&lock);
-    lp_block * block = blocks;
-    while (block != NULL && (char *) block + PAGE != (char *) place) block = block->next;
+    lp_block * block = find_block(place);
     if (block != NULL) unlink_block(block);
     pthread_mutex_unlock(&lock);
     lp_pen_back(depth);

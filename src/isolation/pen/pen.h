@@ -77,6 +77,10 @@ void lp_pen_leave(void);
 int lp_pen_out(void);
 void lp_pen_back(int depth);
 
+// The large block of ggml's that starts there is not written again: a write to it is a memory fault from now on, until it is
+// freed. Nothing happens where no such block starts. Only for who owns it.
+void lp_pen_protect(void * place);
+
 // ggml's abort callback: does not return on a domain's thread.
 void lp_pen_abort(const char * message);
 
@@ -104,7 +108,7 @@ typedef enum LP_Injected {
     LP_INJECT_LOOP = 7,
     LP_INJECT_THROW = 8,
     LP_INJECT_READ_ONLY_WRITE = 9,
-    LP_INJECT_WEIGHT_WRITE = 10, // to weights that are mapped from the model's file
+    LP_INJECT_WEIGHT_WRITE = 10, // to weights of the first layer
     LP_INJECT_NO_MEMORY = 11,    // std::bad_alloc; in LP_IN_MEMALIGN: ENOMEM
     LP_INJECT_TOGETHER = 12,     // waits for a second thread that is told the same, then as LP_INJECT_NULL_WRITE
     // See inject_locks.cpp.

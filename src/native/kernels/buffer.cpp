@@ -1,4 +1,4 @@
-// Weights of lanes.h for ggml: a buffer type whose set_tensor rearranges, and the matrix product of what lies in it.
+// Weights of lanes.h for ggml: a buffer type whose set_tensor rearranges, and the products with, and rows of, what lies in it.
 //
 // As with ggml's own `CPU_REPACK` the loader asks for each weight which buffer type takes part in the operation it is for;
 // the first that does gets it.
@@ -107,16 +107,43 @@ class Product : public ggml::cpu::tensor_traits {
     }
 };
 
+// Rows, such as those of the tokens in embeddings that are the output layer, too.
+class Lookup : public ggml::cpu::tensor_traits {
+    bool work_size(int, const ggml_tensor *, size_t & size) override {
+        size = 0;
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        const ggml_tensor *weights = op->src[0], *ids = op->src[1];
+        for (int64_t i = params->ith; i < ids->ne[0]; i += params->nth) {
+            const int32_t id = *reinterpret_cast<const int32_t *>(static_cast<const char *>(ids->data) + i * ids->nb[0]);
+            GGML_ASSERT(id >= 0 && id < weights->ne[1]);
+            const int64_t row = id % lanes::ROWS;
+            const auto * group = static_cast<const uint8_t *>(weights->data) + (id - row) * weights->nb[1];
+            auto * to = reinterpret_cast<float *>(static_cast<char *>(op->data) + i * op->nb[1]);
+            lanes::unpack_row(format(weights->type), group, row, weights->ne[0] / lanes::BLOCK, to);
+        }
+        return true;
+    }
+};
+
 class Lanes : public ggml::cpu::extra_buffer_type {
+    // While a model is loaded its weights have no data yet: what is only looked up then stays in the file, of which no more is in
+    // memory than the rows that are used. What has data is here for the sake of products.
     bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
         const ggml_tensor *weights = op->src[0], *values = op->src[1];
+        if (op->op == GGML_OP_GET_ROWS) return is_ours(weights) && weights->data != nullptr && values->type == GGML_TYPE_I32 && op->type == GGML_TYPE_F32;
         return op->op == GGML_OP_MUL_MAT && is_ours(weights) && fits(weights) && values->type == GGML_TYPE_F32 &&
                values->nb[0] == sizeof(float) && (values->buffer == nullptr || ggml_backend_buft_is_host(values->buffer->buft));
     }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
         static Product product;
-        return op->op == GGML_OP_MUL_MAT && is_ours(op->src[0]) ? &product : nullptr;
+        static Lookup lookup;
+        if (op->src[0] == nullptr || !is_ours(op->src[0])) return nullptr;
+        if (op->op == GGML_OP_GET_ROWS) return &lookup;
+        return op->op == GGML_OP_MUL_MAT ? &product : nullptr;
     }
 
     static bool is_ours(const ggml_tensor * tensor) { return tensor->buffer != nullptr && tensor->buffer->buft == buffer_type(); }

@@ -207,5 +207,30 @@ void pack(Format format, const uint8_t * from, int64_t rows, int64_t blocks, uin
     }
 }
 
+void unpack_row(Format format, const uint8_t * group, int64_t row, int64_t blocks, float * to) {
+    const bool bytes = format == Format::Q8_0;
+    const size_t scales = format == Format::Q4_1 ? 2 : 1;
+    const int32_t offset = bytes ? BYTE_OFFSET : format == Format::Q4_0 ? 8 : 0;
+    const auto half = [](const uint8_t * from) {
+        uint16_t bits;
+        std::memcpy(&bits, from, sizeof bits);
+        return _cvtsh_ss(bits);
+    };
+    for (int64_t b = 0; b < blocks; b++, group += block_size(format), to += BLOCK) {
+        // Of the two zeros, that which changes no sign when it is added.
+        const float scale = half(group + row * 2), least = scales == 2 ? half(group + (ROWS + row) * 2) : -0.0f;
+        const uint8_t * values = group + scales * ROWS * 2 + row * 4;
+        for (int64_t i = 0; i < (bytes ? BLOCK : BLOCK / 2); i++) {
+            const uint8_t byte = values[i / 4 * ROWS * 4 + i % 4];
+            if (bytes) {
+                to[i] = static_cast<float>(BYTE_OFFSET == 0 ? static_cast<int8_t>(byte) : byte - offset) * scale;
+            } else {
+                to[i] = static_cast<float>((byte & 15) - offset) * scale + least;
+                to[i + BLOCK / 2] = static_cast<float>((byte >> 4) - offset) * scale + least;
+            }
+        }
+    }
+}
+
 }  // namespace llamapen::lanes
 #endif

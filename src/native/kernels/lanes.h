@@ -49,6 +49,9 @@ constexpr size_t block_size(Format format) {
 // `rows` rows of `blocks` blocks as they are in the file, rearranged; `rows` is a multiple of 16.
 void pack(Format format, const uint8_t * from, int64_t rows, int64_t blocks, uint8_t * to);
 
+// The values of one row of a group, as ggml's own kernels decode that of the file.
+void unpack_row(Format format, const uint8_t * group, int64_t row, int64_t blocks, float * to);
+
 void quantize(const float * from, int64_t blocks, Activations * to);
 
 // For one group of rows and `columns` columns: `to[c]` gets 16 sums.
