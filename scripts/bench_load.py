@@ -11,20 +11,14 @@ import os
 import sys
 import time
 
+import page_cache
 from benchmarks import columns, spread
-from common import ROOT, target_dir
+from common import ROOT, fail, target_dir
 
 sys.path.append(str(ROOT / "python"))
 os.environ.setdefault("LLAMAPEN_LIBRARY", str(target_dir() / "release" / "libllamapen.so"))
 
 PHASES = ["header_ms", "mapping_ms", "weights_ms", "context_ms", "warm_up_ms"]
-
-
-def drop_from_cache(path):
-    """Clean pages of the file leave the page cache."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def start(path, config):
@@ -63,8 +57,8 @@ def main():
     # In turn: what the machine does meanwhile meets all alike.
     for _ in range(options.rounds):
         for cold, isolation in kinds:
-            if cold:
-                drop_from_cache(path)
+            if cold and page_cache.drop(path) > 0.01:
+                fail("the file is mapped by another process, and stays in the page cache")
             seen[cold, isolation].append(start(path, {"streams": 2, "n_ctx": 2048, "isolation": isolation}))
     titles = [f"{'cold' if cold else 'warm'}, {isolation}" for cold, isolation in kinds]
     if options.json:

@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import xml.etree.ElementTree as xml
 from pathlib import Path
@@ -42,6 +43,7 @@ class Tally:
         self.passed = 0
         self.failed = []  # Their names.
         self.everything = everything
+        self.seconds = 0
 
     def test(self, good, what):
         """A test that this script itself decides."""
@@ -215,6 +217,7 @@ def run_suite(suite, everything):
     """Its counts; whatever goes wrong in it is one failed test of it."""
     tally = Tally(everything)
     print(f"\n=== {suite.__name__}", flush=True)
+    began = time.monotonic()
     try:
         suite(tally)
         if not tally.passed and not tally.failed:
@@ -226,6 +229,7 @@ def run_suite(suite, everything):
     except Exception:
         print(traceback.format_exc(), end="", flush=True)
         tally.test(False, suite.__name__)
+    tally.seconds = time.monotonic() - began
     return tally
 
 
@@ -255,7 +259,7 @@ def main():
 
     print("\n=== summary")
     for name, tally in results:
-        print(f"{name:10} {tally.passed:5} passed {len(tally.failed):5} failed")
+        print(f"{name:10} {tally.passed:5} passed {len(tally.failed):5} failed {tally.seconds:6.0f} s")
     results.insert(0, ("setup", prepared))
     for name, tally in results:
         for test in tally.failed:

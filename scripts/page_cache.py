@@ -8,8 +8,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from table import LeftOut
-
 
 @contextlib.contextmanager
 def own_copy(path):
@@ -21,13 +19,12 @@ def own_copy(path):
 
 
 def drop(path):
+    """How much of it stays all the same, 0 to 1: what somebody has mapped."""
     with open(path, "rb") as file:
         # What was not written yet cannot be dropped.
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    share = cached_share(path)
-    if share > 0.01:
-        raise LeftOut(f"{share:.0%} of the file stayed in the page cache")
+    return cached_share(path)
 
 
 def fill(path):
