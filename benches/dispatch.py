@@ -2,7 +2,7 @@
 """The library for every x86-64 (LLAMAPEN_TARGET_CPU=dispatch) beside the one for this machine alone, in one run: a process each, which
 take turns, and what counts is the ratio of each round.
 
-Builds both, into the target folder; wants an otherwise idle machine, and takes minutes. Prints a table. `--levels` also shows what the
+Builds both, into the target folder; wants an otherwise idle machine, and takes minutes. Prints a table. `--levels NAMES` also shows what
 levels below the best are worth.
 """
 
@@ -72,7 +72,7 @@ def build(cpu):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--levels", nargs="*", default=[], help="levels below the best that take part, too")
+    parser.add_argument("--levels", nargs="+", default=[], metavar="LEVEL", help="levels below the best that take part, too")
     parser.add_argument("--built", action="store_true", help="take the libraries of the last run")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Below, a prompt would lose more time than a wait gets shorter: a piece of 4 has 0.85 of the speed of 16.
 const SMALLEST: u32 = 4;
+/// The part of the limit from which on a time says what larger pieces take.
+const LONG_ENOUGH: u32 = 8;
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Pace {
@@ -91,8 +93,8 @@ fn step_down(size: u32) -> u32 {
     if size >= power + power / 2 { power + power / 2 } else { power }
 }
 
-/// The largest power of two up to `largest` of which `time` says that it takes at most `limit`, and at least
-/// [`SMALLEST`].
+/// The largest power of two up to `largest` that takes at most `limit` by what `time` says, and at least [`SMALLEST`]. A worker
+/// is not ready before, so what would take long is not tried: twice as many tokens take at most twice as long.
 fn largest_within<E>(
     largest: u32,
     limit: Duration,
@@ -100,11 +102,18 @@ fn largest_within<E>(
 ) -> Result<u32, E> {
     let mut best = SMALLEST.min(largest);
     while best.saturating_mul(2) <= largest {
-        // A busy machine makes a measurement too long, nothing makes it too short: ask twice.
-        if time(best * 2)? > limit && time(best * 2)? > limit {
-            break;
+        let mut took = time(best * 2)?;
+        if took <= limit / LONG_ENOUGH {
+            best *= 2;
+            continue;
         }
-        best *= 2;
+        // A busy machine makes a measurement too long, nothing makes it too short: ask twice.
+        took = took.min(time(best * 2)?);
+        while best.saturating_mul(2) <= largest && took <= limit {
+            best *= 2;
+            took *= 2;
+        }
+        break;
     }
     Ok(best)
 }
@@ -133,6 +142,14 @@ mod tests {
             Ok::<_, ()>(if calls == 1 { MS * 1000 } else { MS * size })
         };
         assert_eq!(largest_within(256, MS * 300, busy_once).unwrap(), 256);
+        // Nor is the limit used up for asking.
+        let mut asked = Duration::ZERO;
+        let counted = |size: u32| {
+            asked += MS * size;
+            Ok::<_, ()>(MS * size)
+        };
+        assert_eq!(largest_within(512, MS * 200, counted).unwrap(), 128);
+        assert!(asked <= MS * 100, "{asked:?}");
     }
 
     #[test]
