@@ -65,7 +65,8 @@ pub struct MemoryPlan {
 pub struct PlacePlan {
     /// `host`, or a device such as `GPU0`.
     pub place: String,
-    /// Weights mapped from the file: pages that the system may drop and read again.
+    /// Weights mapped from the file: pages that the system may drop and read again. Those of weights that are rearranged leave the
+    /// process when it has loaded.
     pub weights_mapped: u64,
     /// Weights in buffers: read, copied to the device, or repacked for faster kernels.
     pub weights: u64,
