@@ -52,7 +52,7 @@ impl Pace {
         // The first decode of a shape also builds its graph.
         time(context, &batch, Kernels::PerToken)?;
         let plain = time(context, &batch, Kernels::PerToken)?;
-        let piece = largest_within(largest, limit.saturating_sub(plain), |size| {
+        let piece = largest_within(largest, left_for_a_piece(limit, plain), |size| {
             batch.clear();
             for position in 0..size {
                 batch.push(token, position, 0, position + 1 == size);
@@ -76,15 +76,20 @@ impl Pace {
         if self.limit == Duration::MAX {
             return self.piece;
         }
-        // Many streams take most of the limit for themselves; prompts get three quarters at least, or they would never end. A
-        // tenth is for what comes: the next piece has more before it.
-        let limit = self.limit.saturating_sub(self.plain).max(self.limit * 3 / 4).mul_f64(0.9);
+        // A tenth is for what comes: the next piece has more before it.
+        let limit = left_for_a_piece(self.limit, self.plain).mul_f64(0.9);
         let fits = limit.as_secs_f64() / took.as_secs_f64().max(1e-9) * f64::from(tokens);
         // One slow piece may have met a busy machine: no more than half is given up at a time.
         let next = (fits as u32).clamp(tokens / 2, tokens * 2);
         // In few sizes: a new one builds a new graph.
         step_down(next.clamp(SMALLEST.min(self.piece), self.piece))
     }
+}
+
+/// Many streams, or a busy machine, take most of the limit without a prompt. Prompts get three quarters at least, or they would
+/// never end.
+fn left_for_a_piece(limit: Duration, plain: Duration) -> Duration {
+    limit.saturating_sub(plain).max(limit * 3 / 4)
 }
 
 /// The next lower (or same) power of two, or one and a half times one.
