@@ -4,10 +4,10 @@
 mod support;
 
 use llamapen::{
-    BreakerState, EngineConfig, Error, Fault, Health, Request, State, Status, Supervisor, SupervisorConfig,
+    BreakerState, EngineConfig, Error, Event, Fault, Health, Next, Request, State, Status, Supervisor, SupervisorConfig,
 };
 use std::time::Duration;
-use support::read;
+use support::{LONG, read};
 
 const NEVER: Duration = Duration::from_secs(86_400);
 
@@ -45,6 +45,29 @@ fn refused(supervisor: &Supervisor) -> Duration {
 
 fn breaker(supervisor: &Supervisor) -> BreakerState {
     supervisor.health().unwrap().workers[0].breaker
+}
+
+/// It goes back to the queue, where the dead worker may still be looking for one, and the circuit opens meanwhile.
+#[test]
+fn a_request_that_opens_the_circuit_ends_with_it() {
+    let config = SupervisorConfig::default().with_breaker_failures(1).with_quarantine(Duration::ZERO);
+    // With a free slot: who has none does not look.
+    let supervisor = support::start_with(&support::config().with_slots(2), config);
+    let request = Request::prompt("a").with_ignore_eos(true).with_fault(Fault::PanicAlways);
+    for round in 0..20 {
+        let stream = supervisor.submit(request.clone()).unwrap();
+        let failed = loop {
+            match stream.next_event(Some(LONG)).unwrap() {
+                Next::Event(Event::Failed(failed)) => break failed,
+                Next::Event(_) => {}
+                other => panic!("{other:?} in round {round}"),
+            }
+        };
+        assert_eq!((failed.status, failed.retriable), (Status::PoolUnavailable, true));
+        until_open(&supervisor);
+        supervisor.reset_breaker().unwrap();
+        assert!(supervisor.wait_ready(Some(LONG)).unwrap());
+    }
 }
 
 #[test]

@@ -169,6 +169,8 @@ impl Control {
             }
             self.bury();
             self.act();
+            // What was taken by a worker that turned out to be dead comes back to the queue when it likes.
+            self.shared.fail_if_open();
             self.leave_tainted();
             self.start_spare();
             self.condemn_stalled();

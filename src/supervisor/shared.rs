@@ -259,7 +259,8 @@ impl Shared {
         Err(Rejected { retriable: true, retry_after_ms: Some(wait), ..rejected })
     }
 
-    /// Ends the waiting requests if the circuit is open. For who opened it, and for who queued a request meanwhile.
+    /// Ends the waiting requests if the circuit is open. For who opened it, for who queued a request meanwhile, and for those that
+    /// come back late: the control thread asks every turn.
     pub(super) fn fail_if_open(&self) {
         let Err(Rejected { status, retriable, retry_after_ms, message, .. }) = self.check_circuit() else { return };
         for job in self.queue.take() {
@@ -498,6 +499,7 @@ pub(super) fn fail_all(jobs: Vec<Arc<Job>>, status: Status, message: &str) {
 mod tests {
     use super::*;
     use crate::event::Event;
+    use crate::supervisor::queue::{Popped, Taker};
     use crate::{EngineConfig, Next, Request};
 
     fn shared() -> Shared {
@@ -545,6 +547,14 @@ mod tests {
         assert_eq!(failed(&after), None);
         shared.fail_if_open();
         assert!(failed(&after).is_some());
+        let come_back = queued(&shared);
+        assert!(matches!(
+            shared.queue.pop(Duration::ZERO, Taker { worker: 0, suspects: true, running: 0 }),
+            Popped::Job(..)
+        ));
+        assert!(shared.queue.push_again(come_back.clone()));
+        shared.fail_if_open();
+        assert!(failed(&come_back).is_some());
         assert_eq!((shared.queue.depths().total(), shared.health().state), (0, State::CircuitOpen));
     }
 
