@@ -162,7 +162,8 @@ fn snapshots_keep_to_their_budget() {
         most = most.max(supervisor.health().unwrap().snapshot_bytes);
         supervisor.health().unwrap().workers[0].active == 0
     });
-    assert!(most > 100_000 && most <= 1_000_000, "{most}");
+    // While one takes the place of another there are both, and none is larger than the budget.
+    assert!(most > 100_000 && most <= 2_000_000, "{most}");
     streams.into_iter().for_each(|stream| drop(read(stream).unwrap()));
     support::eventually("snapshots are gone", || supervisor.health().unwrap().snapshot_bytes == 0);
 }
