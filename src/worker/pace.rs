@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 const SMALLEST: u32 = 4;
 /// The part of the limit from which on a time says what larger pieces take.
 const LONG_ENOUGH: u32 = 8;
+/// From here on larger pieces are hardly faster.
+const LARGE: u32 = 64;
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Pace {
@@ -114,9 +116,19 @@ fn largest_within<E>(
         }
         // A busy machine makes a measurement too long, nothing makes it too short: ask twice.
         took = took.min(time(best * 2)?);
+        if took > limit {
+            break;
+        }
         while best.saturating_mul(2) <= largest && took <= limit {
             best *= 2;
             took *= 2;
+        }
+        // Beside others a decode takes long whatever is in it: what seems to be so slow is tried.
+        while best < LARGE
+            && best.saturating_mul(2) <= largest
+            && (time(best * 2)? <= limit || time(best * 2)? <= limit)
+        {
+            best *= 2;
         }
         break;
     }
@@ -155,6 +167,8 @@ mod tests {
         };
         assert_eq!(largest_within(512, MS * 200, counted).unwrap(), 128);
         assert!(asked <= MS * 100, "{asked:?}");
+        let busy_always = |size: u32| Ok::<_, ()>(MS * (30 + size / 2));
+        assert_eq!(largest_within(512, MS * 100, busy_always).unwrap(), 64);
     }
 
     #[test]
