@@ -761,8 +761,9 @@ int32_t llamapen_supervisor_drain(const struct llamapen_supervisor *supervisor,
                                   struct llamapen_error **error);
 
 /**
- * Tries out what a host relies on, within timeout_ms in all (negative: no limit). json: {"passed", "steps": [{"name", "status"
- * ("pass", "fail", "skip": one before it failed), "message", "ms"}]}; to be freed with llamapen_string_free. The steps:
+ * Tries out what a host relies on, within timeout_ms in all (negative: no limit), and a tenth of a second for "log".
+ * json: {"passed", "steps": [{"name", "status" ("pass", "fail", "skip": one before it failed), "message", "ms"}]}; to be
+ * freed with llamapen_string_free. The steps:
  * "load" (a worker is ready), "decode" (a real decode gives a token whose logits are finite), "cancel" (ends a request and
  * frees its slot), "log" (a line comes to the tracing subscriber; C hosts have none, which the step says and passes),
  * "metrics" (have counted that: exactly, where nobody else has requests). It runs two short requests, which wait for a

@@ -132,7 +132,7 @@ impl Supervisor {
     /// (`metrics`): exactly, where nobody else has requests.
     ///
     /// It runs two short requests of class `interactive`, which wait for a slot like any other. `timeout` is for all of it
-    /// together; `None` waits without limit.
+    /// together, but for a tenth of a second that `log` has in any case; `None` waits without limit.
     ///
     /// # Errors
     /// What fails is in the report. `Unsupported` on one of llamapen's own threads, where a waker or a log subscriber is

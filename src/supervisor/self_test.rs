@@ -259,8 +259,8 @@ impl Test<'_> {
         let (send, seen) = crossbeam_channel::bounded(1);
         let _ = self.run.to_control.send(Report::Log(send));
         loop {
-            let turn = self.left().map_or(TURN, |left| left.min(TURN)).max(LOOK);
-            match seen.recv_timeout(turn) {
+            // Also where a step before it took all the time: a thread that works needs a moment to do it.
+            match seen.recv_timeout(TURN) {
                 Ok(seen) => return seen.judge(),
                 Err(_) if self.run.is_stopping() => return Err("the supervisor is stopped, and logs no more".into()),
                 Err(_) if self.left().is_some_and(|left| left.is_zero()) => {
