@@ -154,16 +154,18 @@ fn a_snapshot_is_used_unless_it_is_damaged() {
 fn snapshots_keep_to_their_budget() {
     let config = unlimited().with_snapshots(8, 1_000_000);
     let supervisor = support::start_with(&engine(2), config);
-    let mut most = 0;
+    let (mut most, mut last) = (0, 0);
     let streams: Vec<_> =
         (0..2).map(|i| supervisor.submit(greedy(words(i, 8)).with_max_tokens(120)).unwrap()).collect();
     support::eventually("they run", || supervisor.health().unwrap().workers[0].active == 2);
     support::eventually("they end", || {
-        most = most.max(supervisor.health().unwrap().snapshot_bytes);
+        // While one takes the place of another there are both, for less than from one look to the next.
+        let bytes = supervisor.health().unwrap().snapshot_bytes;
+        most = most.max(bytes.min(last));
+        last = bytes;
         supervisor.health().unwrap().workers[0].active == 0
     });
-    // While one takes the place of another there are both, and none is larger than the budget.
-    assert!(most > 100_000 && most <= 2_000_000, "{most}");
+    assert!(most > 100_000 && most <= 1_000_000, "{most}");
     streams.into_iter().for_each(|stream| drop(read(stream).unwrap()));
     support::eventually("snapshots are gone", || supervisor.health().unwrap().snapshot_bytes == 0);
 }

@@ -107,30 +107,26 @@ fn largest_within<E>(
     limit: Duration,
     mut time: impl FnMut(u32) -> Result<Duration, E>,
 ) -> Result<u32, E> {
-    let mut best = SMALLEST.min(largest);
-    while best.saturating_mul(2) <= largest {
-        let mut took = time(best * 2)?;
-        if took <= limit / LONG_ENOUGH {
-            best *= 2;
-            continue;
+    let (mut best, mut took) = (SMALLEST.min(largest), Duration::ZERO);
+    while best.saturating_mul(2) <= largest && took <= limit / LONG_ENOUGH {
+        took = time(best * 2)?;
+        if took > limit / LONG_ENOUGH {
+            // A busy machine makes a measurement too long, nothing makes it too short: ask twice.
+            took = took.min(time(best * 2)?);
         }
-        // A busy machine makes a measurement too long, nothing makes it too short: ask twice.
-        took = took.min(time(best * 2)?);
         if took > limit {
-            break;
+            return Ok(best);
         }
-        while best.saturating_mul(2) <= largest && took <= limit {
-            best *= 2;
-            took *= 2;
-        }
-        // Beside others a decode takes long whatever is in it: what seems to be so slow is tried.
-        while best < LARGE
-            && best.saturating_mul(2) <= largest
-            && (time(best * 2)? <= limit || time(best * 2)? <= limit)
-        {
-            best *= 2;
-        }
-        break;
+        best *= 2;
+    }
+    while best.saturating_mul(2) <= largest && took * 2 <= limit {
+        best *= 2;
+        took *= 2;
+    }
+    // Beside others a decode takes long whatever is in it: what seems to be so slow is tried.
+    let mut fits = |size| Ok(time(size)? <= limit || time(size)? <= limit);
+    while best < LARGE && best.saturating_mul(2) <= largest && fits(best * 2)? {
+        best *= 2;
     }
     Ok(best)
 }

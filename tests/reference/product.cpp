@@ -1,7 +1,8 @@
 // Products of the kernels for rearranged weights (src/native/kernels), beside those of ggml's own and exact ones.
 //
 // For each format, some shapes, numbers of columns and of threads: a column's bits are those that it has alone with one thread,
-// and the error is no larger than that of ggml's kernel; rows that are looked up are those of the file. Prints what it compared, or the first thing that is wrong; exit code 1 then.
+// and the error is no larger than that of ggml's kernel; rows that are looked up are those of the file. Prints what it compared, or
+// the first thing that is wrong; exit code 1 then.
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
@@ -35,7 +36,28 @@ static ggml_backend_buffer_type_t named(const char * name) {
     return nullptr;
 }
 
-// A matrix in a buffer of some type, and its product with columns.
+static ggml_context * new_graph_context() { return ggml_init({8 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true}); }
+
+// The rows of a tensor that is computed, once `fill` has given the others in its context their values. Frees the context.
+template <typename Fill> std::vector<Row> rows_of(ggml_backend_t backend, ggml_context * context, ggml_tensor * result, int threads, Fill fill) {
+    ggml_cgraph * graph = ggml_new_graph(context);
+    ggml_build_forward_expand(graph, result);
+    if (!ggml_backend_supports_op(backend, result)) wrong("the operation is not supported");
+    const ggml_backend_buffer_t here = ggml_backend_alloc_ctx_tensors(context, backend);
+    fill();
+    ggml_backend_cpu_set_n_threads(backend, threads);
+    if (ggml_backend_graph_compute(backend, graph) != GGML_STATUS_SUCCESS) wrong("the graph failed");
+    std::vector<Row> rows(ggml_nrows(result), Row(result->ne[0]));
+    for (size_t r = 0; r < rows.size(); r++) {
+        const size_t size = rows[r].size() * sizeof(float);
+        ggml_backend_tensor_get(result, rows[r].data(), r * size, size);
+    }
+    ggml_backend_buffer_free(here);
+    ggml_free(context);
+    return rows;
+}
+
+// A matrix in a buffer of some type, its product with columns, and rows of it.
 struct Matrix {
     ggml_context * context = ggml_init({ggml_tensor_overhead(), nullptr, true});
     ggml_tensor * tensor;
@@ -54,49 +76,22 @@ struct Matrix {
     // Columns in two planes where there is an even number of them.
     std::vector<Row> times(ggml_backend_t backend, const std::vector<Row> & columns, int threads) const {
         const int64_t n = static_cast<int64_t>(columns.size()), planes = n % 2 == 0 ? 2 : 1;
-        ggml_context * graph_context = ggml_init({8 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true});
+        ggml_context * graph_context = new_graph_context();
         ggml_tensor * values = ggml_new_tensor_3d(graph_context, GGML_TYPE_F32, tensor->ne[0], n / planes, planes);
-        ggml_tensor * product = ggml_mul_mat(graph_context, tensor, values);
-        ggml_cgraph * graph = ggml_new_graph(graph_context);
-        ggml_build_forward_expand(graph, product);
-        const ggml_backend_buffer_t here = ggml_backend_alloc_ctx_tensors(graph_context, backend);
-        for (int64_t c = 0; c < n; c++) {
-            ggml_backend_tensor_set(values, columns[c].data(), c * ggml_row_size(GGML_TYPE_F32, tensor->ne[0]), columns[c].size() * sizeof(float));
-        }
-        ggml_backend_cpu_set_n_threads(backend, threads);
-        if (ggml_backend_graph_compute(backend, graph) != GGML_STATUS_SUCCESS) wrong("the graph failed");
-        std::vector<Row> results(n, Row(tensor->ne[1]));
-        for (int64_t c = 0; c < n; c++) {
-            const size_t size = results[c].size() * sizeof(float);
-            ggml_backend_tensor_get(product, results[c].data(), c * size, size);
-        }
-        ggml_backend_buffer_free(here);
-        ggml_free(graph_context);
-        return results;
+        return rows_of(backend, graph_context, ggml_mul_mat(graph_context, tensor, values), threads, [&] {
+            for (int64_t c = 0; c < n; c++) {
+                ggml_backend_tensor_set(values, columns[c].data(), c * ggml_row_size(GGML_TYPE_F32, tensor->ne[0]), columns[c].size() * sizeof(float));
+            }
+        });
+    }
+
+    std::vector<Row> rows(ggml_backend_t backend, const std::vector<int32_t> & wanted, int threads) const {
+        ggml_context * graph_context = new_graph_context();
+        ggml_tensor * ids = ggml_new_tensor_1d(graph_context, GGML_TYPE_I32, static_cast<int64_t>(wanted.size()));
+        return rows_of(backend, graph_context, ggml_get_rows(graph_context, tensor, ids), threads,
+                       [&] { ggml_backend_tensor_set(ids, wanted.data(), 0, wanted.size() * sizeof(int32_t)); });
     }
 };
-
-// The rows of a matrix that are asked for.
-static std::vector<Row> rows_of(const Matrix & matrix, ggml_backend_t backend, const std::vector<int32_t> & wanted, int threads) {
-    ggml_context * context = ggml_init({8 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true});
-    ggml_tensor * ids = ggml_new_tensor_1d(context, GGML_TYPE_I32, static_cast<int64_t>(wanted.size()));
-    ggml_tensor * found = ggml_get_rows(context, matrix.tensor, ids);
-    ggml_cgraph * graph = ggml_new_graph(context);
-    ggml_build_forward_expand(graph, found);
-    if (!ggml_backend_supports_op(backend, found)) wrong("rows cannot be looked up");
-    const ggml_backend_buffer_t here = ggml_backend_alloc_ctx_tensors(context, backend);
-    ggml_backend_tensor_set(ids, wanted.data(), 0, wanted.size() * sizeof(int32_t));
-    ggml_backend_cpu_set_n_threads(backend, threads);
-    if (ggml_backend_graph_compute(backend, graph) != GGML_STATUS_SUCCESS) wrong("the graph failed");
-    std::vector<Row> results(wanted.size(), Row(matrix.tensor->ne[0]));
-    for (size_t i = 0; i < wanted.size(); i++) {
-        const size_t size = results[i].size() * sizeof(float);
-        ggml_backend_tensor_get(found, results[i].data(), i * size, size);
-    }
-    ggml_backend_buffer_free(here);
-    ggml_free(context);
-    return results;
-}
 
 static double error(const std::vector<Row> & results, const std::vector<std::vector<double>> & exact) {
     double square = 0, all = 0;
@@ -166,7 +161,7 @@ int main() {
             std::vector<int32_t> wanted = {static_cast<int32_t>(rows) - 1, 0, 0};
             for (int32_t r = 0; r < rows; r++) wanted.push_back(r);
             for (const int threads : {1, 3}) {
-                const auto found = rows_of(ours, backend, wanted, threads);
+                const auto found = ours.rows(backend, wanted, threads);
                 for (size_t i = 0; i < wanted.size(); i++) {
                     if (std::memcmp(found[i].data(), &decoded[wanted[i] * width], width * sizeof(float)) != 0) {
                         wrong(what + ": row " + std::to_string(wanted[i]) + " is not that of the file");
