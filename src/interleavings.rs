@@ -8,13 +8,12 @@ use crate::event_queue::Next;
 use crate::job::Job;
 use crate::status::Status;
 use crate::supervisor::{Popped, Queue, Taker};
-
-const WORKER: Taker = Taker { worker: 0, suspects: true, running: 0 };
 use crate::telemetry::Telemetry;
 use loom::thread;
 use std::sync::Arc;
 use std::time::Duration;
 
+const WORKER: Taker = Taker { worker: 0, suspects: true, running: 0 };
 const LONG: Duration = Duration::from_secs(60);
 
 fn queue() -> Arc<Queue> {
@@ -105,7 +104,7 @@ fn a_request_is_not_lost_when_the_queue_closes() {
                     match queue.pop(LONG, WORKER) {
                         Popped::Job(..) => taken += 1,
                         Popped::Closed => return taken,
-                        Popped::Empty => unreachable!("nothing times out"),
+                        Popped::Empty | Popped::Errand(_) => unreachable!("nothing times out, and nothing is measured"),
                     }
                 }
             }
@@ -116,24 +115,33 @@ fn a_request_is_not_lost_when_the_queue_closes() {
     });
 }
 
-/// Two workers wait, two requests come one after the other: both are taken, and nobody sleeps on.
+/// Two workers wait, two requests come one after the other: both are taken, and nobody sleeps on. Also where the one leaves
+/// them to the other, which has had their beginning before.
 #[test]
 fn no_worker_sleeps_beside_a_request() {
-    loom::model(|| {
-        let queue = queue();
-        let workers = [0, 1].map(|worker| {
-            let queue = queue.clone();
-            thread::spawn(move || match queue.pop(LONG, Taker { worker, ..WORKER }) {
-                Popped::Job(job, _) => job.id,
-                _ => unreachable!("it stays open"),
-            })
-        });
-        for id in [1, 2] {
-            assert!(queue.push(job(&queue, id), false).is_ok());
-        }
-        let [a, b] = workers.map(|worker| worker.join().unwrap());
-        assert_eq!(a + b, 3, "each was taken by one worker");
+    for knows in [false, true] {
+        loom::model(move || two_workers_take_two_requests(knows));
+    }
+}
+
+fn two_workers_take_two_requests(one_knows: bool) {
+    let queue = queue();
+    if one_knows {
+        assert!(queue.push(job(&queue, 0), false).is_ok());
+        assert!(matches!(queue.pop(Duration::ZERO, WORKER), Popped::Job(..)));
+    }
+    let workers = [0, 1].map(|worker| {
+        let queue = queue.clone();
+        thread::spawn(move || match queue.pop(LONG, Taker { worker, ..WORKER }) {
+            Popped::Job(job, _) => job.id,
+            _ => unreachable!("it stays open"),
+        })
     });
+    for id in [1, 2] {
+        assert!(queue.push(job(&queue, id), false).is_ok());
+    }
+    let [a, b] = workers.map(|worker| worker.join().unwrap());
+    assert_eq!(a + b, 3, "each was taken by one worker");
 }
 
 /// A cancel and a worker that takes the request: it leaves the queue once, and ends as cancelled.

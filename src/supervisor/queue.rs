@@ -175,7 +175,7 @@ impl Queue {
             // Which of them is to have it, they find out themselves.
             _ => self.changed.notify_all(),
         }
-        if inner.again.len() + inner.waiting.len() > inner.idle.len() {
+        if inner.waits() > inner.idle.len() {
             self.changed_for_busy.notify_one();
         }
     }
@@ -197,7 +197,13 @@ impl Queue {
             }
             let mut until = deadline;
             match inner.next_for(by) {
-                Next::Take(job, position) => return Popped::Job(job, position),
+                Next::Take(job, position) => {
+                    // Others may have left it what it does not take.
+                    if inner.waits() > 0 && !inner.idle.is_empty() {
+                        self.changed.notify_all();
+                    }
+                    return Popped::Job(job, position);
+                }
                 Next::Errand(errand) => return Popped::Errand(errand),
                 Next::Leave => self.changed.notify_all(),
                 Next::LeaveToBusy(patience) => {
@@ -262,7 +268,7 @@ impl Queue {
     /// from now on wait until it is released.
     pub(super) fn hold_if(&self, idle: impl FnOnce() -> bool) -> bool {
         let mut inner = self.inner.lock();
-        inner.held |= inner.again.is_empty() && inner.waiting.len() == 0 && idle();
+        inner.held |= inner.waits() == 0 && idle();
         if inner.held {
             self.notify_all();
         }
@@ -331,14 +337,14 @@ impl Inner {
     fn next_for(&mut self, by: Taker) -> Next {
         self.spread.has(by.worker, by.running);
         // Looked at before each token of a busy worker: nobody is to be woken for nothing.
-        if self.again.is_empty() && self.waiting.len() == 0 {
+        if self.waits() == 0 {
             self.left_since = None;
             let errand = (!by.is_busy()).then(|| self.errands.remove(&by.worker)).flatten();
             return errand.map_or(Next::Nothing, Next::Errand);
         }
         let for_busy = self.is_for_busy();
         let of_again = self.again.iter().position(|job| by.suspects || !job.part().is_suspect());
-        let few = self.again.len() + self.waiting.len() <= self.idle.len();
+        let few = self.waits() <= self.idle.len();
         if by.is_busy() && few && for_busy.is_none() && of_again.is_none() {
             return Next::Leave;
         }
@@ -374,6 +380,11 @@ impl Inner {
         }
         let patience = *self.left_since.get_or_insert_with(Instant::now) + LEFT_FOR;
         (Instant::now() < patience).then_some(patience)
+    }
+
+    /// How many requests wait.
+    fn waits(&self) -> usize {
+        self.again.len() + self.waiting.len()
     }
 
     fn knows(&self, worker: u32, beginning: u64) -> bool {

@@ -16,10 +16,13 @@ fn both_fault_at_the_same_moment() {
         eventually("both are ready", || supervisor.health().unwrap().state == State::Ready);
         let before = read(supervisor.submit(plain()).unwrap()).unwrap();
         let held = support::held();
-        // Two processes have no moment in common, but for chance.
-        let fault = if in_processes() { Fault::NullWrite } else { Fault::NullWriteTogether };
+        // Two processes have no moment in common, but for chance; each runs for long enough that the other one begins.
+        let faulty = match in_processes() {
+            true => || faulty(Fault::NullWrite).with_max_tokens(200).with_fault_after(100),
+            false => || faulty(Fault::NullWriteTogether),
+        };
         for round in 1..=2 {
-            let streams = [0, 1].map(|_| supervisor.submit(faulty(fault)).unwrap());
+            let streams = [0, 1].map(|_| supervisor.submit(faulty()).unwrap());
             for stream in streams {
                 let failed = failed_with_its_worker(stream);
                 assert!(failed.message.contains("SIGSEGV (11), address 0x0,"), "{failed:?}");

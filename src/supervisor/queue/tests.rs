@@ -131,6 +131,26 @@ fn of_those_that_wait_the_one_that_knows_the_beginning_takes_it() {
     assert_eq!(knew.join().unwrap(), None);
 }
 
+/// One who left two requests to another one that waits, which took the first, has the second: it does not sleep beside it.
+#[test]
+fn what_was_left_to_one_who_then_took_another_is_taken_at_once() {
+    let queue = Arc::new(Queue::new(9, QueueFullPolicy::Reject));
+    let push = |id| assert!(queue.push(job(&queue, id), false).is_ok());
+    push(1);
+    assert_eq!(taken(&queue, 1, false), Some(1), "now worker 1 knows how they begin");
+    let other = waiting(&queue, 0);
+    let began = Instant::now();
+    // Told of them, and not there yet.
+    queue.inner.lock().idle.push(1);
+    push(2);
+    push(3);
+    std::thread::sleep(Duration::from_millis(50));
+    queue.inner.lock().idle.retain(|worker| *worker != 1);
+    assert_eq!(taken(&queue, 1, false), Some(2));
+    assert_eq!(other.join().unwrap(), Some(3));
+    assert!(began.elapsed() < Duration::from_secs(30), "nobody told it");
+}
+
 #[test]
 fn first_in_first_out_bounded_and_a_cancelled_job_gives_its_place_back() {
     let queue = Arc::new(Queue::new(2, QueueFullPolicy::Reject));
