@@ -119,13 +119,12 @@ fn of_those_that_wait_the_one_that_knows_the_beginning_takes_it() {
     // For one that knows it no longer, nothing is left.
     let knew = waiting(&queue, 1);
     queue.forget(1);
-    let mut inner = queue.inner.lock();
-    inner.waiting.push(Priority::Interactive, (job_of(&queue, 4, &long), 0));
-    drop(inner);
+    // Nobody is told of these.
+    let put = |id| queue.inner.lock().waiting.push(Priority::Interactive, (job_of(&queue, id, &long), 0));
+    put(4);
     assert_eq!(taken(&queue, 0, false), Some(4));
     // A busy one that knows it is not waited for.
-    push(5, &long);
-    queue.forget(0);
+    put(5);
     assert_eq!(taken(&queue, 2, false), Some(5));
     queue.close();
     assert_eq!(knew.join().unwrap(), None);
