@@ -64,8 +64,7 @@ const LLAMA_CORE: &[&str] = &[
     "unicode-data.cpp",
     "unicode.cpp",
 ];
-const GGML_BASE: &[&str] =
-    &["ggml-alloc.c", "ggml-backend.cpp", "ggml-backend-meta.cpp", "ggml-opt.cpp", "ggml-quants.c", "gguf.cpp"];
+const GGML_BASE: &[&str] = &["ggml-backend.cpp", "ggml-backend-meta.cpp", "ggml-opt.cpp", "ggml-quants.c", "gguf.cpp"];
 const GGML_CPU: &[&str] = &[
     "ggml-cpu.cpp",
     "repack.cpp",
@@ -157,6 +156,15 @@ pub fn list(root: &Path, target: &Target) -> Result<Sources, String> {
             files: vec![ggml.join("ggml.c")],
             includes: vec![ggml.clone(), ggml_inc.clone()],
             defines: common().into_iter().chain([("LLAMAPEN_HOOK_MEMORY", None)]).collect(),
+            arch_flags: false,
+            forced_include: Some(ours.join("hooks.h")),
+        },
+        // Weights and caches on huge pages.
+        Group {
+            name: "ggml-tensors",
+            files: vec![ggml.join("ggml-alloc.c")],
+            includes: vec![ggml.clone(), ggml_inc.clone()],
+            defines: common().into_iter().chain([("LLAMAPEN_HOOK_TENSORS", None)]).collect(),
             arch_flags: false,
             forced_include: Some(ours.join("hooks.h")),
         },

@@ -18,10 +18,28 @@ fn child() {
     assert!(supervisor.wait_ready(Some(support::LONG)).unwrap());
     let health = supervisor.health().unwrap();
     assert_eq!(health.workers[0].memory_bytes, plan.host().cache + plan.host().compute, "exact on this architecture");
+    if let Some(bytes) = may_have_huge_pages() {
+        let large = plan.host().weights + plan.host().cache;
+        assert!(bytes >= large, "{bytes} bytes of {large} of weights and cache may have huge pages");
+    }
     // A prompt over several micro-batches, so that the buffers are used.
     let prompt = "The old lighthouse keeper wrote down the weather. ".repeat(60);
     support::read(supervisor.submit(Request::prompt(prompt).with_max_tokens(8)).unwrap()).unwrap();
     child::answer(&(memory("RssAnon:") - before, plan.host().resident()));
+}
+
+/// Bytes of this process's mappings that the kernel was asked to put on huge pages; `None`: it has none.
+fn may_have_huge_pages() -> Option<u64> {
+    std::fs::metadata("/sys/kernel/mm/transparent_hugepage").ok()?;
+    let (mut size_of_one, mut bytes) = (0, 0);
+    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        if let Some(size) = line.strip_prefix("Size:") {
+            size_of_one = size.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
+        } else if line.starts_with("VmFlags:") && line.contains(" hg") {
+            bytes += size_of_one;
+        }
+    }
+    Some(bytes)
 }
 
 #[test]

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-// Smaller ones are the allocator's.
-enum { LEAST = 64 * 1024 };
+// Smaller ones are the allocator's. From HUGE on one has a whole huge page in it, wherever it begins.
+enum { LEAST = 64 * 1024, HUGE = 4 * 1024 * 1024 };
 
 // In front of each block, on a page of its own.
 typedef struct lp_block {
@@ -26,6 +26,10 @@ static lp_block * blocks;
 // threads that polled before.
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+static _Thread_local bool for_tensors;
+
+void lp_pen_for_tensors(bool begins) { for_tensors = begins; }
+
 static void unlink_block(lp_block * block) {
     if (block->previous != NULL) block->previous->next = block->next;
     else blocks = block->next;
@@ -39,6 +43,10 @@ int lp_pen_memalign(void ** place, size_t alignment, size_t size) {
     const size_t bytes = PAGE + ((size + PAGE - 1) & ~(size_t) (PAGE - 1));
     lp_block * block = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block == MAP_FAILED) return ENOMEM;
+    // Weights are all read for each token, where with small pages a fifth of the time goes into finding them, and weights and caches
+    // are all written at first, so that huge pages take no more memory, as they would for compute buffers. A system that has none
+    // refuses.
+    if (for_tensors && bytes >= HUGE) madvise(block, bytes, MADV_HUGEPAGE);
     *block = (lp_block){ .domain = domain, .bytes = bytes };
     const int depth = lp_pen_out();
     pthread_mutex_lock(&lock);
