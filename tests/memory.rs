@@ -2,7 +2,7 @@
 
 mod support;
 
-use llamapen::{Isolation, Request, Supervisor, SupervisorConfig, prepare};
+use llamapen::{EngineConfig, Isolation, Request, Supervisor, SupervisorConfig, prepare};
 use support::child;
 use support::traces::memory;
 
@@ -31,15 +31,33 @@ fn child() {
 /// Bytes of this process's mappings that the kernel was asked to put on huge pages; `None`: it has none.
 fn may_have_huge_pages() -> Option<u64> {
     std::fs::metadata("/sys/kernel/mm/transparent_hugepage").ok()?;
-    let (mut size_of_one, mut bytes) = (0, 0);
+    Some(mappings().iter().filter(|one| one.huge_pages).map(|one| one.size).sum())
+}
+
+/// A mapping of this process.
+#[derive(Default)]
+struct Mapping {
+    /// Its line in the list, which ends with the file's path if it is one's.
+    of: String,
+    size: u64,
+    resident: u64,
+    /// The kernel was asked for them.
+    huge_pages: bool,
+}
+
+fn mappings() -> Vec<Mapping> {
+    let bytes = |kib: &str| kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
+    let mut all: Vec<Mapping> = vec![];
     for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
-        if let Some(size) = line.strip_prefix("Size:") {
-            size_of_one = size.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
-        } else if line.starts_with("VmFlags:") && line.contains(" hg") {
-            bytes += size_of_one;
+        match line.split_once(':') {
+            Some(("Size", size)) => all.last_mut().unwrap().size = bytes(size),
+            Some(("Rss", resident)) => all.last_mut().unwrap().resident = bytes(resident),
+            Some(("VmFlags", flags)) => all.last_mut().unwrap().huge_pages = flags.split(' ').any(|flag| flag == "hg"),
+            Some((name, _)) if !name.contains(' ') => {}
+            _ => all.push(Mapping { of: line.into(), ..Mapping::default() }),
         }
     }
-    Some(bytes)
+    all
 }
 
 #[test]
@@ -49,6 +67,24 @@ fn a_running_engine_takes_no_more_than_was_planned() {
     assert!(taken <= planned, "{taken} bytes taken, {planned} planned");
     // Nor is the plan so wide that it says nothing.
     assert!(taken * 2 >= planned, "{taken} bytes taken, {planned} planned");
+}
+
+/// Also where the page cache has them in huge pages, which one small tensor would bring back: so it gets files that are read ahead.
+#[test]
+fn pages_of_weights_that_were_rearranged_leave_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy.gguf");
+    std::fs::copy(support::model(), &copy).unwrap();
+    let file = std::fs::File::open(&copy).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let config = EngineConfig::new(&copy).with_threads(1).with_n_ctx(1024).with_repack(true);
+    let supervisor = support::start(&config);
+    support::read(supervisor.submit(Request::prompt("One, two,").with_max_tokens(8)).unwrap()).unwrap();
+    let path = copy.to_str().unwrap();
+    let mapped: u64 = mappings().iter().filter(|one| one.of.ends_with(path)).map(|one| one.resident).sum();
+    println!("{mapped} bytes of the file");
+    assert!((1..1 << 20).contains(&mapped), "{mapped} bytes of the file are mapped beside the rearranged weights");
 }
 
 #[test]

@@ -167,8 +167,12 @@ static void unmap_unused(const llama_model & model) {
     const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
     const auto drop = [page](char * from, char * end) {
         char * first = from + (page - reinterpret_cast<uintptr_t>(from) % page) % page;
+        if (first + page > end) return;
+        const size_t size = static_cast<size_t>(end - first) / page * page;
+        // Or a small tensor beside it would bring it back, where the page cache has the file in huge pages.
+        madvise(first, size, MADV_NOHUGEPAGE);
         // Of a shared mapping: what is read again is the file.
-        if (first + page <= end) madvise(first, static_cast<size_t>(end - first) / page * page, MADV_DONTNEED);
+        madvise(first, size, MADV_DONTNEED);
     };
     for (const auto & [buffer, stretches] : used) {
         char * from = static_cast<char *>(ggml_backend_buffer_get_base(buffer));
