@@ -28,13 +28,13 @@ fn child() {
     child::answer(&(memory("RssAnon:") - before, plan.host().resident()));
 }
 
-/// Bytes of this process's mappings that the kernel was asked to put on huge pages; `None`: it has none.
+/// Bytes of the mappings that the kernel was asked to put on huge pages; `None`: it has none.
 fn may_have_huge_pages() -> Option<u64> {
     std::fs::metadata("/sys/kernel/mm/transparent_hugepage").ok()?;
     Some(mappings().iter().filter(|one| one.huge_pages).map(|one| one.size).sum())
 }
 
-/// A mapping of this process.
+/// A mapping of this process or of a child.
 #[derive(Default)]
 struct Mapping {
     /// Its line in the list, which ends with the file's path if it is one's.
@@ -48,7 +48,10 @@ struct Mapping {
 fn mappings() -> Vec<Mapping> {
     let bytes = |kib: &str| kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
     let mut all: Vec<Mapping> = vec![];
-    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+    // One that has just ended has none.
+    let of = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let lists: String = [std::process::id()].into_iter().chain(support::children()).map(of).collect();
+    for line in lists.lines() {
         match line.split_once(':') {
             Some(("Size", size)) => all.last_mut().unwrap().size = bytes(size),
             Some(("Rss", resident)) => all.last_mut().unwrap().resident = bytes(resident),
